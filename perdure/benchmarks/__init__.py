@@ -1,0 +1,14 @@
+"""The table of streams; a benchmark file is imported when one of its streams is first used."""
+
+STREAMS: dict[str, str] = {
+    "toy": "perdure.benchmarks.toy",
+    "toy-spaces": "perdure.benchmarks.toy",
+    "toy-discrete": "perdure.benchmarks.toy",
+    "toy-pixels": "perdure.benchmarks.toy",
+    "cw3-v3": "perdure.benchmarks.continual_world",
+    "cw3b-v3": "perdure.benchmarks.continual_world",
+    "cwtune-v3": "perdure.benchmarks.continual_world",
+    "cw10-v3": "perdure.benchmarks.continual_world",
+    "cw20-v3": "perdure.benchmarks.continual_world",
+}
+"""Name on the command line -> module with `Options`, `SETTINGS`, `POLICY` and `stream(name, options, say)`."""

@@ -1,0 +1,97 @@
+"""Importance of every weight: diagonals of the Fisher matrix over per-sample gradients, never of a batch mean.
+
+A squared mean gradient vanishes at convergence and is not the Fisher diagonal; per-sample squares are. For a network
+in which every layer reads each sample once they are exactly squared activations times squared output gradients, at the
+cost of one backward pass per action channel. Sequence models use vmap over samples with one random cotangent each,
+which has the same expectation (Hutchinson's estimator applied to the Gauss-Newton matrix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from perdure.core.batch import Windows, tensor_fields
+from perdure.core.policy import ActionDist, Policy
+
+Kind = Literal["expected", "empirical"]
+
+
+def fisher_diagonal(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator,
+                    kind: Kind = "expected") -> dict[str, Tensor]:
+    """Mean over the batch of the squared per-sample gradients, by parameter name.
+
+    `expected`: over the model's own output distribution, which for a unit-variance Gaussian is
+    E_x sum_d (d mu_d / d theta)^2, the Gauss-Newton diagonal. `empirical`: over the logged actions.
+    """
+    training = policy.training
+    policy.eval()
+    simple = policy.once_per_sample and all(
+        isinstance(m, nn.Linear | nn.LayerNorm) for m in policy.modules() if next(m.parameters(recurse=False), None) is not None
+        and not isinstance(m, nn.ParameterDict)
+    )
+    compute = factored if simple else per_sample
+    result = compute(policy, batch, parameters, g, kind)
+    policy.train(training)
+    return result
+
+
+def factored(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator, kind: Kind) -> dict[str, Tensor]:
+    """Exact for linear layers and layer norms that read each sample once: squared inputs times squared gradients."""
+    seen: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+    hooks = []
+
+    def watch(name: str) -> object:
+        return lambda module, inputs, output: seen.append((name, module, inputs[0].detach(), output))
+
+    for name, module in policy.named_modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            hooks.append(module.register_forward_hook(watch(name)))
+    try:
+        out = policy(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    roots = list(out.fisher_roots()) if kind == "expected" else [out.error_root(batch.action)]
+    outputs = [output for _, _, _, output in seen]
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for place, root in enumerate(roots):
+        gradients = torch.autograd.grad(out.output(), outputs, root, retain_graph=place + 1 < len(roots), allow_unused=True)
+        for (name, module, x, _), gradient in zip(seen, gradients, strict=True):
+            if gradient is not None and f"{name}.weight" in total:
+                squares = gradient.flatten(0, -2).square()  # (B, ..., out) -> (n, out)
+                inputs = _normed(module, x).flatten(0, -2).square()  # (B, ..., in) -> (n, in)
+                weight = squares.T @ inputs if isinstance(module, nn.Linear) else (squares * inputs).sum(0)
+                total[f"{name}.weight"] += weight
+                total[f"{name}.bias"] += squares.sum(0)
+    return {name: value / len(batch) for name, value in total.items()}
+
+
+def _normed(module: nn.Module, x: Tensor) -> Tensor:
+    """What the weight of the module multiplies: the input, or the normalised input of a layer norm."""
+    return nn.functional.layer_norm(x, module.normalized_shape) if isinstance(module, nn.LayerNorm) else x
+
+
+def per_sample(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator, kind: Kind) -> dict[str, Tensor]:
+    """Squared gradients of each sample by vmap, one random cotangent per sample; works for every policy."""
+    with torch.no_grad():
+        out: ActionDist = policy(batch)
+        root = out.random_root(g) if kind == "expected" else out.error_root(batch.action)
+        root = root * batch.valid.unsqueeze(-1)
+    values = {name: p.detach() for name, p in parameters.items()}
+    names = tensor_fields(batch)
+
+    def scalar(weights: dict[str, Tensor], cotangent: Tensor, *sample: Tensor) -> Tensor:
+        one = replace(batch, **{n: value.unsqueeze(0) for n, value in zip(names, sample, strict=True)})
+        return (functional_call(policy, weights, (one,)).output() * cotangent.unsqueeze(0)).sum()
+
+    tensors = [batch.__dict__[name] for name in names]
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no batching rule for vmap
+        per = vmap(grad(scalar), in_dims=(None, 0) + (0,) * len(tensors))(values, root, *tensors)
+    return {name: value.detach().square().mean(0) for name, value in per.items()}

@@ -1,0 +1,98 @@
+"""Configs: frozen dataclasses to and from JSON, with dotted overrides whose mistakes are named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import types
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from perdure.core.errors import UsageError, nearest
+
+C = TypeVar("C")
+
+
+def build(cls: type[C], values: dict[str, Any], prefix: str) -> C:
+    """An instance of the dataclass `cls` with `values`, each converted to its field's type.
+
+    Raises:
+        UsageError: unknown field (with the nearest known one) or a value of the wrong type, named `prefix.field`.
+    """
+    kinds = field_types(cls)
+    converted = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise UsageError(f"unknown option {prefix}.{name}{nearest(name, kinds) or '; known: ' + ', '.join(kinds)}")
+        converted[name] = convert(value, kinds[name], f"{prefix}.{name}")
+    return cls(**converted)
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Field name -> resolved type of a dataclass."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """`value`, which may be text from the command line, as `kind`."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        options = [k for k in get_args(kind) if k is not type(None)]
+        if value is None or value == "none":
+            if len(options) < len(get_args(kind)):
+                return None
+            raise UsageError(f"{where} is none; give a value")
+        return convert(value, options[0], where)
+    if origin is Literal:
+        if value not in get_args(kind):
+            known = ", ".join(map(str, get_args(kind)))
+            raise UsageError(f"{where} is {value!r}; use one of {known}{nearest(value, get_args(kind))}")
+        return value
+    if kind is bool:
+        text = str(value).lower()
+        if text not in ("true", "false"):
+            raise UsageError(f"{where} is {value!r}; use true or false")
+        return text == "true"
+    if kind is str:
+        return str(value)
+    if kind in (int, float):
+        return _number(value, kind, where)
+    raise UsageError(f"{where} has no form that an option can set; set it from Python")
+
+
+def _number(value: Any, kind: type, where: str) -> int | float:
+    what = "a whole number" if kind is int else "a number"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{where} is {value!r}; give {what}") from None
+    if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):
+        raise UsageError(f"{where} is {value!r}; give {what}")
+    return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else kind(number)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass as plain values."""
+    assert is_dataclass(config) and not isinstance(config, type)
+    return asdict(config)
+
+
+def digest(values: Any) -> str:
+    """Eight hex digits that change with any value of the JSON given."""
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def first_difference(mine: Any, theirs: Any, prefix: str = "") -> str | None:
+    """The dotted name and both values of the first field in which two JSON values differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for name in [*mine, *(k for k in theirs if k not in mine)]:
+            where = f"{prefix}.{name}" if prefix else name
+            if name not in mine or name not in theirs:
+                return f"{where} is {mine.get(name, 'absent')!r} here and {theirs.get(name, 'absent')!r} there"
+            if found := first_difference(mine[name], theirs[name], where):
+                return found
+        return None
+    return None if mine == theirs else f"{prefix} is {mine!r} here and {theirs!r} there"

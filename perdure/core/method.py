@@ -1,0 +1,232 @@
+"""The extension contract: a Method declares the phases of learning one task; the driver runs, logs and saves them.
+
+The library is called and does not call: besides `phases`, what a Phase holds, `model`, `architecture` and
+`rebuild` there are no hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import Parameter
+
+from perdure.core.errors import GuardError, UsageError
+from perdure.core.policy import Actor, Policy, Weights
+from perdure.core.rng import generator, keyed
+from perdure.core.spec import Spec
+from perdure.core.task import Task
+
+
+class Need(Enum):
+    """What a method must be allowed to see; undeclared access raises and the table shows it."""
+
+    TASK_ID = "the task id at test time"
+    MEMORY = "a memory of past data"
+    PAST_DATA = "the datasets of earlier tasks"
+    ROLLOUTS = "rollouts on probe goals while learning"
+    TASK_COUNT = "the number of tasks in advance"
+    TEXT = "the description of the task in words"
+
+
+class Step(NamedTuple):
+    """The place of one update; all its randomness is keyed by it."""
+
+    seed: int
+    task: int
+    phase: str
+    index: int
+
+    def generator(self, purpose: str, device: str | torch.device = "cpu") -> Generator:
+        return generator(self.seed, purpose, self.task, self.phase, self.index, device=device)
+
+
+def always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A named stretch of updates inside one task."""
+
+    name: str
+    """Appears in logs, checkpoints and progress."""
+    steps: int | Callable[[], int]
+    """Number of updates; a callable is asked once, after `begin`, and the answer is stored."""
+    update: Callable[[Step], Mapping[str, Tensor]]
+    """One step; returns detached tensors that are read on log steps only."""
+    begin: Callable[[], None] | None = None
+    """Runs once before the first update; takes seconds at most."""
+    end: Callable[[], None] | None = None
+    """Runs once after the last update, in one transaction with moving on to the next phase."""
+    when: Callable[[], bool] = always
+    """Asked once whether the phase happens; the answer is stored."""
+    trains: bool = True
+    """Whether its updates train the policy and so count on the axis of the learning curve."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The training recipe that every method shares. Values come from the policy's profile unless set."""
+
+    steps: int = 5000
+    """Gradient updates per task."""
+    batch: int = 256
+    """Samples of the current task per update."""
+    learning_rate: float = 1e-3
+    """Of AdamW, constant."""
+    weight_decay: float = 1e-4
+    """Decoupled, of AdamW."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "learning_rate"):
+            if not self.__dict__[name] > 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        for name in ("weight_decay", "clip"):
+            if not self.__dict__[name] >= 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give 0 or a number above 0")
+
+
+class Method(nn.Module):
+    """A continual-learning algorithm. State is a tensor in `state_dict`, JSON in `architecture()`, or does not exist."""
+
+    Config: ClassVar[type] = MethodConfig
+    schedule: ClassVar[Literal["sequential", "joint"]] = "sequential"
+    """`joint`: `phases` is called once, with the last task, and `access.past()` holds the others."""
+
+    def __init__(self, config: Any, policy: Callable[[], Policy], seed: int):
+        """`policy` makes a fresh policy without tasks; a method knows no task and no space before it starts."""
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.new_policy = policy
+        with keyed(seed, "policy"):
+            self.policy = policy()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.recipes: dict[str, dict[str, Any]] = {}
+        self.trouble: Tensor | None = None
+
+    # What a method defines ------------------------------------------------------------------------------
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        """What this configuration must be allowed to see."""
+        return frozenset()
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        """The phases of learning `task`. Pure: it may be called again at any time and changes nothing."""
+        raise NotImplementedError(f"{type(self).__name__} defines no phases")
+
+    def model(self, task: int) -> tuple[Policy, Weights | None]:
+        """The policy that acts on `task` and the weights that stand in for its own."""
+        return self.policy, None
+
+    def architecture(self) -> dict[str, Any]:
+        """JSON from which `rebuild` makes the same modules; extend it where a method grows."""
+        return {"policy": self.policy.architecture()}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        """Make the modules of `architecture()`; their values come from the state dict."""
+        self.policy.rebuild(architecture["policy"])
+
+    def memory_bytes(self) -> int:
+        """Bytes of past data that are kept."""
+        return 0
+
+    # What a method is given -----------------------------------------------------------------------------
+
+    def actor(self, task: int) -> Actor:
+        """An actor for one task, immutable."""
+        policy, weights = self.model(task)
+        return policy.actor(task, weights)
+
+    def generator(self, purpose: str, *place: int | str) -> Generator:
+        """A generator keyed by this method's seed."""
+        return generator(self.seed, purpose, *place)
+
+    def open_task(self, task: Task, access: Any) -> None:
+        """Open the task's head and statistics in the policy, with keyed initial values."""
+        add_task(self.policy, self.seed, task.index, task.spec, access.current)
+
+    def optimizer(self, name: str, parameters: Mapping[str, Parameter], **recipe: Any) -> None:
+        """A fresh AdamW under `name`; the recipe and full parameter names are saved, and it is remade on resume."""
+        known = {id(p): full for full, p in self.named_parameters()}
+        names = [known[id(p)] for p in parameters.values()]
+        full_recipe = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay} | recipe
+        self.recipes[name] = {"parameters": names, "recipe": full_recipe}
+        self.optimizers[name] = torch.optim.AdamW(list(parameters.values()), fused=True, **full_recipe)
+
+    def descend(
+        self,
+        name: str,
+        loss: Tensor,
+        *,
+        penalty: Callable[[], None] | None = None,
+        edit: Callable[[], None] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """One update of the optimizer `name`; returns the detached loss.
+
+        `penalty` adds to .grad after backward, `edit` changes gradients, both before clipping. `keep` maps
+        parameter names to bool masks: masked entries are restored after the step, so that neither momentum nor
+        weight decay moves them.
+        """
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if penalty is not None:
+            penalty()
+        if edit is not None:
+            edit()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.config.clip:
+            size = nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        else:
+            size = torch.nn.utils.get_total_norm(gradients)
+        bad = ~torch.isfinite(loss.detach() + size)
+        self.trouble = bad if self.trouble is None else self.trouble | bad
+        if keep:
+            with torch.no_grad():
+                kept = [(p, keep[full]) for full, p in zip(self.recipes[name]["parameters"], parameters, strict=True)
+                        if full in keep]
+                before = [p.detach().clone() for p, _ in kept]
+                optimizer.step()
+                for (p, mask), old in zip(kept, before, strict=True):
+                    torch.where(mask, old, p, out=p.data)
+        else:
+            optimizer.step()
+        return loss.detach()
+
+    # What the driver uses -------------------------------------------------------------------------------
+
+    def check_health(self, place: str) -> None:
+        """Raises GuardError if any loss or gradient since the last check was NaN or infinite."""
+        if self.trouble is not None and bool(self.trouble):
+            raise GuardError(f"loss or gradient became NaN or infinite at {place}; nothing of it was saved:"
+                             " lower method.learning_rate or the method's strength, or run `perdure data check`")
+        self.trouble = None
+
+    def copy(self) -> Method:
+        """An equal method without optimizers, to be opened and acted with, then thrown away."""
+        other = type(self)(self.config, self.new_policy, self.seed)
+        other.rebuild(self.architecture())
+        other.load_state_dict(self.state_dict())
+        return other.to(next(self.parameters(), torch.zeros(0)).device)
+
+    def forget_optimizers(self) -> None:
+        """Drop all optimizers; the driver does so when a task is finished."""
+        self.optimizers.clear()
+        self.recipes.clear()
+
+
+def add_task(policy: Policy, seed: int, task: int, spec: Spec, view: Any) -> None:
+    """Open `task` in `policy`: keyed initial values, statistics of the task's training split."""
+    with keyed(seed, "open", task):
+        policy.add_task(task, spec, view.stats())

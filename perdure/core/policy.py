@@ -1,0 +1,168 @@
+"""Policy and Actor: what learns from a batch and what acts.
+
+Weights are an argument of the forward pass: `weights` maps full parameter names to tensors that stand in for the
+policy's own, so a mask, an adapter or a posterior sample is a dict and nothing is swapped or overwritten.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import Parameter
+
+from perdure.core.batch import Windows
+from perdure.core.spec import Spec
+
+Weights = Mapping[str, Tensor]
+Carry = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Statistics of a task's training split, stored with the policy that learns it."""
+
+    mean: Tensor
+    """(O,) float32; zeros for images."""
+    std: Tensor
+    """(O,) float32, floored so that a constant channel divides by 1."""
+    return_scale: float
+    """Environment units that one unit of the policy's return input stands for."""
+    target_return: float
+    """Environment units; 95 % quantile of the episode returns."""
+
+
+@dataclass(frozen=True)
+class ActionDist:
+    """A policy's output for every step of a batch: Gaussian (`mean`, `log_std`) or categorical (`logits`)."""
+
+    mean: Tensor | None = None
+    """(B, L, A) in [-1, 1]."""
+    log_std: Tensor | None = None
+    """(B, L, A); zeros for a unit-variance Gaussian."""
+    logits: Tensor | None = None
+    """(B, L, n)."""
+
+    def negative_log_likelihood(self, action: Tensor) -> Tensor:
+        """(B, L), without the constant; half the summed squared error when the variance is one."""
+        if self.logits is not None:
+            return F.cross_entropy(self.logits.flatten(0, 1), action.flatten(), reduction="none").view(action.shape)
+        assert self.mean is not None and self.log_std is not None
+        return (0.5 * ((action - self.mean) * (-self.log_std).exp()) ** 2 + self.log_std).sum(-1)
+
+    def best(self) -> Tensor:
+        """The most likely action: (B, L, A), or (B, L) int64."""
+        return self.logits.argmax(-1) if self.logits is not None else self.mean
+
+    def error(self, action: Tensor) -> Tensor:
+        """(B, L): mean squared error over action channels, or 0/1 for a wrong discrete action."""
+        if self.logits is not None:
+            return (self.best() != action).float()
+        return (self.mean - action).square().mean(-1)
+
+    def output(self) -> Tensor:
+        """What the network computed: the mean or the logits, (B, L, A) or (B, L, n)."""
+        return self.mean if self.logits is None else self.logits
+
+    def fisher_roots(self) -> Iterator[Tensor]:
+        """Cotangents of `output` whose squared vector-Jacobian products sum exactly to the Fisher diagonal.
+
+        Gaussian: e_d / sigma_d for each channel d (the Gauss-Newton diagonal). Categorical: sqrt(p_y) (e_y - p) for
+        each action y, the exact expectation over the model's own actions.
+        """
+        p = None if self.logits is None else self.logits.detach().softmax(-1)
+        for d in range(self.output().shape[-1]):
+            one = torch.zeros_like(self.output())
+            one[..., d] = 1
+            yield one * (-self.log_std.detach()).exp() if p is None else p[..., d : d + 1].sqrt() * (one - p)
+
+    def random_root(self, g: Generator) -> Tensor:
+        """One random cotangent whose squared products have the Fisher diagonal as their expectation."""
+        if self.logits is None:
+            signs = torch.randint(0, 2, self.mean.shape, generator=g, device=self.mean.device) * 2.0 - 1.0
+            return signs * (-self.log_std.detach()).exp()
+        p = self.logits.detach().softmax(-1)
+        drawn = torch.multinomial(p.flatten(0, 1), 1, generator=g).view(p.shape[:2])
+        return F.one_hot(drawn, p.shape[-1]) - p
+
+    def error_root(self, action: Tensor) -> Tensor:
+        """Gradient of the negative log-likelihood of the logged actions by `output` (for the empirical Fisher)."""
+        if self.logits is None:
+            return (self.mean.detach() - action) * (-2 * self.log_std.detach()).exp()
+        return self.logits.detach().softmax(-1) - F.one_hot(action, self.logits.shape[-1])
+
+
+class Actor(Protocol):
+    """Acts with fixed weights; everything about the running episodes is in the carry."""
+
+    def start(self, n: int) -> Carry:
+        """The carry of n new episodes; every tensor has leading axis n."""
+        ...
+
+    def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
+        """One action per row.
+
+        obs (n, *O) raw; reward (n,) of the previous step in environment units, None where no reward is observed
+        (the return target then stays). Returns (n, A) within the bounds, or (n,) int64, and the new carry.
+        """
+        ...
+
+
+class Policy(nn.Module, ABC):
+    """A backbone that learns from windows of `context` steps and acts."""
+
+    Config: ClassVar[type]
+    context: int
+    """Steps of history that the policy looks at."""
+    once_per_sample: ClassVar[bool] = False
+    """Every layer reads each sample once and is linear or a layer norm: importances then have an exact short form."""
+
+    @abstractmethod
+    def add_task(self, task: int, spec: Spec, stats: Stats) -> None:
+        """Open the encoder, head and statistics of a task; called inside `rng.keyed`."""
+
+    @abstractmethod
+    def forward(self, batch: Windows) -> ActionDist:
+        """Action distribution at every step of the batch, through each sample's own head and statistics."""
+
+    @abstractmethod
+    def actor(self, task: int | None, weights: Weights | None = None) -> Actor:
+        """An actor for one task with `weights` folded in, once."""
+
+    @abstractmethod
+    def private(self, task: int) -> dict[str, Parameter]:
+        """Parameters that only this task uses (its head), by full name."""
+
+    @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """JSON from which `rebuild` makes the same modules."""
+
+    @abstractmethod
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        """Make the modules of `architecture()`; their values come from the state dict."""
+
+    def shared(self) -> dict[str, Parameter]:
+        """Parameters that more than one task may use: what is protected against forgetting."""
+        private = {name for task in self.tasks() for name in self.private(task)}
+        return {name: p for name, p in self.named_parameters() if name not in private}
+
+    @abstractmethod
+    def tasks(self) -> list[int]:
+        """Indices of the open tasks."""
+
+    def predict(self, batch: Windows, weights: Weights | None = None) -> ActionDist:
+        """`forward`, with `weights` in place of the parameters they name."""
+        if not weights:
+            return self(batch)
+        return functional_call(self, dict(weights), (batch,))
+
+    def loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
+        """(B,) negative log-likelihood of the logged actions, mean over valid steps."""
+        nll = self.predict(batch, weights).negative_log_likelihood(batch.action)
+        return (nll * batch.valid).sum(-1) / batch.valid.sum(-1)

@@ -1,0 +1,131 @@
+"""Task, Stream and Protocol: what is learned, in which order, and what may be known at test time.
+
+Imports no torch: environment worker processes and `perdure streams` read this module too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol as Interface
+
+import numpy as np
+
+from perdure.core.environment import EnvFactory
+from perdure.core.errors import UsageError
+from perdure.core.spec import Spec
+
+
+class Data(Interface):
+    """What a task needs of its dataset; `perdure.data.store.Dataset` is one."""
+
+    card: dict[str, Any]
+    digest: str
+    spec: Spec
+    lengths: np.ndarray
+    returns: np.ndarray
+
+    def array(self, name: str) -> np.ndarray: ...
+
+    def episodes(self, split: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Frozen, disjoint lists of environment goals (or None entries, where an environment has only seeds)."""
+
+    final: tuple[Any, ...] = ()
+    """For the score matrix; cells with fewer episodes use the first of these."""
+    curve: tuple[Any, ...] = ()
+    """For the learning curve within a task; never enter the matrix."""
+    probe: tuple[Any, ...] = ()
+    """The only goals that a method's own rollouts may use."""
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """How a raw episode becomes the reported score."""
+
+    kind: Literal["success", "return"] = "success"
+    low: float = 0.0
+    """Raw return reported as 0 (kind `return`)."""
+    high: float = 1.0
+    """Raw return reported as 1."""
+    source: str = "latched success"
+    """Where the scale comes from."""
+
+    def score(self, success: bool | None, raw_return: float | None) -> float:
+        """Score of one episode: success as 0 or 1, or the return on the scale from low to high."""
+        if self.kind == "success":
+            return float(bool(success))
+        return (float(raw_return or 0.0) - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset with, where there is one, the environment to score it in."""
+
+    index: int
+    name: str
+    spec: Spec
+    data: Data
+    env: EnvFactory | None = None
+    """None: the task has data only and is scored by held-out action error."""
+    goals: Goals = field(default_factory=Goals)
+    score: ScoreScale = field(default_factory=ScoreScale)
+    text: str = ""
+    """What the task is, in words."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a method may know; printed in every table."""
+
+    task_id_at_test: bool = True
+    """Per-task heads and normalisers are a use of the task id."""
+    past_data_allowed: bool = True
+    """Whether joint references may read the data of earlier tasks."""
+    rollouts_allowed: bool = False
+    """Whether a method may roll out on probe goals while it learns; environment steps are counted."""
+    task_count_known: bool = True
+    """Whether a method may know how many tasks will come."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An ordered, named, versioned sequence of tasks."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    protocol: Protocol = field(default_factory=Protocol)
+    version: int = 1
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UsageError(f"stream {self.name} has no tasks; give at least one")
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"stream {self.name} names the task '{name}' twice; give each task a name of its own")
+        for place, task in enumerate(self.tasks):
+            if task.index != place:
+                raise UsageError(f"task {task.name} has index {task.index}; at this place of the stream it is {place}")
+            if difference := task.spec.difference(task.data.spec):
+                raise UsageError(f"task {task.name}: spaces of task and dataset differ ({difference}); correct either one")
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Facts about the stream for listings and run folders (no data)."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "protocol": asdict(self.protocol),
+            "citation": self.citation,
+            "tasks": [
+                {"name": t.name, "text": t.text, "digest": t.data.digest, "quality": t.data.card.get("quality", ""),
+                 "episodes": len(t.data.lengths), "simulator": t.env is not None}
+                for t in self.tasks
+            ],
+        }

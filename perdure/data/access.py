@@ -1,0 +1,139 @@
+"""Access: what a method may see of its stream, by what it declared. Anything else raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator
+
+from perdure.core.batch import Transitions, Windows
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, Need, Step
+from perdure.core.policy import Stats
+from perdure.core.rng import generator
+from perdure.core.task import Stream, Task
+from perdure.data.memory import ReplayMemory
+from perdure.data.sampler import Draw, Sampler, Split
+from perdure.data.stats import statistics
+
+
+class DataView:
+    """One task's data, drawn with the randomness of a step."""
+
+    def __init__(self, task: Task, device: str | torch.device = "cpu", draw: Draw = "steps"):
+        self.task = task
+        self.device = device
+        self.draw = draw
+        self._sampler: Sampler | None = None
+        self._stats: Stats | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        """Flat arrays on the training device, made on first use."""
+        if self._sampler is None:
+            self._sampler = Sampler(self.task.data, self.task.index, self.device)
+        return self._sampler
+
+    def _generator(self, purpose: str, step: Step) -> Generator:
+        return step.generator(f"{purpose}-{self.task.index}", self.device)
+
+    def windows(self, length: int, n: int, step: Step, split: Split = "train") -> Windows:
+        """n windows of `length` steps."""
+        return self.sampler.windows(length, n, self._generator("windows", step), split, self.draw)
+
+    def transitions(self, n: int, step: Step, split: Split = "train") -> Transitions:
+        """n transitions."""
+        return self.sampler.transitions(n, self._generator("transitions", step), split, self.draw)
+
+    def stats(self) -> Stats:
+        """Normaliser, return scale and target of the training split."""
+        if self._stats is None:
+            self._stats = statistics(self.task.data)
+        return self._stats
+
+
+class Views:
+    """All tasks' views, made once per run, so that a dataset is put on the device at most once."""
+
+    def __init__(self, stream: Stream, device: str | torch.device = "cpu", draw: Draw = "steps"):
+        self.stream = stream
+        self.views = [DataView(task, device, draw) for task in stream.tasks]
+
+    def release(self, keep: set[int]) -> None:
+        """Free the device arrays of all tasks but these."""
+        for view in self.views:
+            if view.task.index not in keep:
+                view._sampler = None
+
+
+@dataclass
+class Access:
+    """Hands over the current task's data, and what was declared."""
+
+    views: Views
+    index: int
+    needs: frozenset[Need]
+    environment_steps: int = field(default=0)
+
+    @property
+    def current(self) -> DataView:
+        """The task being learned."""
+        return self.views.views[self.index]
+
+    def _require(self, need: Need) -> None:
+        if need not in self.needs:
+            raise UsageError(f"the method asked for {need.value} but does not declare Need.{need.name};"
+                             " add it to the method's needs()")
+
+    def past(self) -> list[DataView]:
+        """The data of all earlier tasks (PAST_DATA)."""
+        self._require(Need.PAST_DATA)
+        return self.views.views[: self.index]
+
+    def task_count(self) -> int:
+        """Number of tasks in the stream (TASK_COUNT)."""
+        self._require(Need.TASK_COUNT)
+        return len(self.views.stream)
+
+    def text(self) -> str:
+        """The task in words (TEXT)."""
+        self._require(Need.TEXT)
+        return self.views.stream.tasks[self.index].text
+
+    def remember(self, memory: ReplayMemory, length: int, *, share: float, seed: int, budget: int | None = None) -> None:
+        """Store random windows of the current task: `share` of its training transitions, or within `budget` bytes
+        for all tasks together (MEMORY)."""
+        self._require(Need.MEMORY)
+        sampler = self.current.sampler
+        g = generator(seed, "remember", self.index, device=sampler.device)
+        steps = sampler.starts["train"].step
+        order = torch.randperm(len(steps), generator=g, device=sampler.device)
+        if budget is None:
+            order = order[: max(1, round(share * len(steps) / length))]
+        memory.add(self.index, sampler.windows_at(steps[order], length))
+        if budget is not None:
+            memory.shrink(budget)
+
+
+def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Need]:
+    """The method's needs, after checking them against the stream's protocol.
+
+    Raises:
+        UsageError: the stream forbids one of them; both are named.
+    """
+    needs = method.needs(config)
+    protocol = stream.protocol
+    forbidden = {
+        Need.TASK_ID: not protocol.task_id_at_test,
+        Need.PAST_DATA: not protocol.past_data_allowed,
+        Need.ROLLOUTS: not protocol.rollouts_allowed,
+        Need.TASK_COUNT: not protocol.task_count_known,
+    }
+    for need in sorted(needs, key=lambda n: n.name):
+        if forbidden.get(need, False):
+            raise UsageError(f"{method.__name__} needs {need.value} (Need.{need.name}), which the stream {stream.name} forbids;"
+                             " choose another method, or a stream whose protocol allows it")
+        if need is Need.TEXT and not all(task.text for task in stream.tasks):
+            raise UsageError(f"{method.__name__} needs {need.value}, which the stream {stream.name} lacks; add `text` to its tasks")
+    return needs

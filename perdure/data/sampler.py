@@ -1,0 +1,158 @@
+"""Windows and transitions of one dataset by one gather from flat arrays on the training device.
+
+Everything that does not depend on the draw (returns-to-go, time steps, scaled actions, episode ends) is computed
+once when a task is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from perdure.core.batch import Transitions, Windows
+from perdure.core.spec import Box, Spec
+from perdure.core.task import Data
+
+Split = Literal["train", "holdout", "all"]
+Draw = Literal["steps", "episodes"]
+
+
+def scale_action(action: Tensor, spec: Spec) -> Tensor:
+    """(…, A) environment units -> [-1, 1] by the bounds; discrete actions stay as they are."""
+    if not isinstance(spec.action, Box):
+        return action
+    low, high = (torch.tensor(b, dtype=torch.float32, device=action.device) for b in (spec.action.low, spec.action.high))
+    return (action - low) / (high - low) * 2 - 1
+
+
+def unscale_action(action: Tensor, spec: Spec) -> Tensor:
+    """(…, A) in [-1, 1] -> environment units within the bounds."""
+    if not isinstance(spec.action, Box):
+        return action
+    low, high = (torch.tensor(b, dtype=torch.float32, device=action.device) for b in (spec.action.low, spec.action.high))
+    return torch.minimum(torch.maximum((action + 1) / 2 * (high - low) + low, low), high)
+
+
+@dataclass(frozen=True)
+class _Starts:
+    """The steps at which a window may start, and the first of them and the number per episode."""
+
+    step: Tensor
+    """(K,) int64 flat step indices of the split."""
+    first: Tensor
+    """(E',) int64 first flat step of each episode of the split."""
+    length: Tensor
+    """(E',) int64."""
+
+
+class Sampler:
+    """Keyed random windows and transitions of one task's dataset."""
+
+    def __init__(self, data: Data, task: int, device: str | torch.device = "cpu"):
+        self.task = task
+        self.device = torch.device(device)
+        self.spec = data.spec
+        lengths = np.asarray(data.lengths, dtype=np.int64)
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        episode = np.repeat(np.arange(len(lengths)), lengths)
+        rewards = data.array("rewards").astype(np.float64)
+        total = np.cumsum(rewards)
+        before = total[ends - 1][episode]
+        return_to_go = before - total + rewards
+
+        def put(array: np.ndarray, kind: torch.dtype) -> Tensor:
+            return torch.tensor(array, dtype=kind, device=self.device)  # a copy: the array is a read-only map
+
+        images = data.spec.obs.dtype == "uint8"
+        self.obs = put(data.array("observations"), torch.uint8 if images else torch.float32)
+        actions = put(data.array("actions"), torch.int64 if data.spec.discrete else torch.float32)
+        self.action = scale_action(actions, data.spec)
+        self.reward = put(rewards, torch.float32)
+        self.return_to_go = put(return_to_go, torch.float32)
+        self.timestep = put(np.arange(ends[-1]) - starts[episode], torch.int64)
+        self.terminated = put(data.array("terminated"), torch.bool)
+        self.truncated = put(data.array("truncated"), torch.bool)
+        self.end = put(ends[episode], torch.int64)
+        """(S,) flat index one past the last step of each step's episode."""
+        self.episode = put(episode, torch.int64)
+        """(S,) also the shift from step to observation: an episode has one observation more than steps."""
+        self.starts = {split: self._starts(data, split, starts, lengths) for split in ("train", "holdout", "all")}
+
+    def _starts(self, data: Data, split: str, starts: np.ndarray, lengths: np.ndarray) -> _Starts:
+        chosen = np.asarray(data.episodes(split), dtype=np.int64)
+        steps = [np.arange(starts[e], starts[e] + lengths[e]) for e in chosen]
+        flat = np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64)
+        tensors = (torch.from_numpy(a).to(self.device) for a in (flat, starts[chosen], lengths[chosen]))
+        return _Starts(*tensors)
+
+    def count(self, split: Split = "train") -> int:
+        """Transitions in a split."""
+        return len(self.starts[split].step)
+
+    def draw_steps(self, n: int, g: Generator, split: Split = "train", by: Draw = "steps") -> Tensor:
+        """(n,) flat step indices: `steps` is uniform over steps (so episodes count by length), `episodes` over episodes."""
+        starts = self.starts[split]
+        if by == "steps":
+            return starts.step[torch.randint(len(starts.step), (n,), generator=g, device=self.device)]
+        episode = torch.randint(len(starts.first), (n,), generator=g, device=self.device)
+        share = torch.rand(n, generator=g, device=self.device, dtype=torch.float64)
+        return starts.first[episode] + (share * starts.length[episode]).long()
+
+    def windows(self, length: int, n: int, g: Generator, split: Split = "train", by: Draw = "steps") -> Windows:
+        """n windows of `length` steps, starting at random steps and right-padded past the end of the episode."""
+        return self.windows_at(self.draw_steps(n, g, split, by), length)
+
+    def windows_at(self, start: Tensor, length: int) -> Windows:
+        """Windows that start at the given flat steps (B,)."""
+        n = len(start)
+        end = self.end[start]
+        step = start if length == 1 else start.unsqueeze(1) + torch.arange(length, device=self.device)
+        if length == 1:
+            valid = torch.ones(n, 1, dtype=torch.bool, device=self.device)
+        else:
+            valid = step < end.unsqueeze(1)
+            step = torch.minimum(step, end.unsqueeze(1) - 1).flatten()
+        last = torch.minimum(start + length, end)
+        shift = self.episode[start]
+        obs_index = step + (shift if length == 1 else shift.repeat_interleave(length))
+
+        def take(values: Tensor) -> Tensor:
+            return values.index_select(0, step).view(n, length, *values.shape[1:])  # (B*L, ...) -> (B, L, ...)
+
+        return Windows(
+            obs=self.obs.index_select(0, obs_index).view(n, length, *self.obs.shape[1:]),
+            action=take(self.action),
+            reward=take(self.reward),
+            return_to_go=take(self.return_to_go),
+            timestep=take(self.timestep),
+            terminated=take(self.terminated),
+            truncated=take(self.truncated),
+            valid=valid,
+            last_obs=self.obs.index_select(0, last + shift),
+            task=torch.full((n,), self.task, device=self.device),
+            weight=torch.ones(n, device=self.device),
+            tasks=(self.task,),
+        )
+
+    def transitions(self, n: int, g: Generator, split: Split = "train", by: Draw = "steps") -> Transitions:
+        """n single transitions."""
+        return self.transitions_at(self.draw_steps(n, g, split, by))
+
+    def transitions_at(self, step: Tensor) -> Transitions:
+        """Transitions at the given flat steps (B,)."""
+        index = step + self.episode[step]
+        return Transitions(
+            obs=self.obs[index],
+            action=self.action[step],
+            reward=self.reward[step],
+            next_obs=self.obs[index + 1],
+            terminated=self.terminated[step],
+            task=torch.full((len(step),), self.task, device=self.device),
+            weight=torch.ones(len(step), device=self.device),
+            tasks=(self.task,),
+        )

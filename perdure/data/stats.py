@@ -1,0 +1,34 @@
+"""Statistics of a task's training split: the observation normaliser and the return target."""
+
+import numpy as np
+import torch
+
+from perdure.core.policy import Stats
+from perdure.core.task import Data
+
+SMALLEST_STD = 1e-4
+"""A channel that varies less than this (environment units) counts as constant and is divided by 1, not blown up."""
+
+TARGET_QUANTILE = 0.95
+"""Of the episode returns of the data; the return a conditioned policy is asked for."""
+
+
+def statistics(data: Data) -> Stats:
+    """Mean and standard deviation per channel (zeros and ones for images); return scale and target.
+
+    The return scale is the target's size, so that a window of a good episode starts near 1 in every task.
+    """
+    chosen = np.asarray(data.episodes("train"))
+    returns = np.asarray(data.returns, dtype=np.float64)[chosen]
+    target = float(np.quantile(returns, TARGET_QUANTILE))
+    scale = max(abs(target), float(np.abs(returns).max()) * 0.05, 1e-6)
+    size = data.spec.obs.size
+    mean, std = np.zeros(size), np.ones(size)
+    if data.spec.obs.dtype == "float32":
+        ends = np.cumsum(np.asarray(data.lengths) + 1)
+        observations = data.array("observations")
+        flat = [observations[ends[e] - data.lengths[e] - 1 : ends[e]].reshape(-1, size) for e in chosen]
+        rows = np.concatenate(flat).astype(np.float64)
+        mean, std = rows.mean(0), rows.std(0)
+        std = np.where(std < SMALLEST_STD, 1.0, std)
+    return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target)

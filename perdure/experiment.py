@@ -1,0 +1,316 @@
+"""A run from names and options to a finished folder: resolve the config, claim the folder, drive, keep the records."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import resource
+import shlex
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure import __version__
+from perdure.core.config import build, convert, digest, first_difference, to_json
+from perdure.core.errors import UsageError, nearest
+from perdure.core.files import read_json, write_json
+from perdure.core.log import Sink, open_sinks
+from perdure.core.matrix import ScoreMatrix
+from perdure.core.method import Method, Need
+from perdure.core.run import Progress, Run
+from perdure.core.task import Stream
+from perdure.data.access import Access, Views, grant
+from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
+from perdure.methods import METHODS
+from perdure.policies import POLICIES
+from perdure.streams import benchmark, load_stream, stream_options
+
+PROFILES = ("cpu", "paper")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's result; resolved, so that nothing depends on later defaults."""
+
+    method: str
+    """A name of `perdure methods`, or `module:Class`."""
+    stream: str
+    policy: str
+    profile: str
+    seed: int
+    precision: str
+    """`fp32`, or `bf16` autocast with fp32 weights."""
+    method_config: dict[str, Any]
+    policy_config: dict[str, Any]
+    stream_options: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits of everything but the seed."""
+        return digest({k: v for k, v in asdict(self).items() if k != "seed"})
+
+    @property
+    def default_folder(self) -> Path:
+        """`runs/<stream>/<method>/<policy>-<hash>-seed<N>`."""
+        stream = Path(self.stream).stem
+        return Path("runs") / stream / self.method.split(":")[-1] / f"{self.policy}-{self.hash}-seed{self.seed}"
+
+
+def find(reference: str, table: dict[str, str], what: str) -> Any:
+    """The class that a table name or a `module:Class` reference names.
+
+    Raises:
+        UsageError: unknown name (with the nearest known one), or a reference that cannot be imported.
+    """
+    target = table.get(reference, reference)
+    if ":" not in target:
+        raise UsageError(f"unknown {what} '{reference}'{nearest(reference, table) or '; known: ' + ', '.join(table)}")
+    module, _, name = target.partition(":")
+    try:
+        return import_module(module).__dict__[name]
+    except (ImportError, KeyError, ValueError) as problem:
+        raise UsageError(f"{what} '{reference}' cannot be imported ({problem}); give module:Class of a module on the Python"
+                         " path") from None
+
+
+def resolve(
+    method: str,
+    stream: str,
+    *,
+    policy: str = "bc",
+    profile: str = "cpu",
+    seed: int = 0,
+    precision: str = "fp32",
+    method_options: dict[str, Any] | None = None,
+    policy_options: dict[str, Any] | None = None,
+    stream_options_: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+) -> RunConfig:
+    """The config of a run: defaults, then the profile, then the benchmark's settings, then the options given.
+
+    Raises:
+        UsageError: an unknown name or option, or a value that cannot be used.
+    """
+    method_class, policy_class = find(method, METHODS, "method"), find(policy, POLICIES, "policy")
+    for name, value, known in (("profile", profile, PROFILES), ("precision", precision, ("fp32", "bf16"))):
+        if value not in known:
+            raise UsageError(f"{name} is '{value}'{nearest(value, known)}; use one of {', '.join(known)}")
+    seed = convert(seed, int, "seed")
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"seed is {seed}; give a whole number from 0 to {2**31 - 1}")
+    preset, module = policy_class.PROFILES[profile], benchmark(stream)
+    recipe = dict(preset["training"])
+    for name in ("*", method):
+        recipe |= module.SETTINGS.get((name, policy, profile), {})
+    sizes = preset["policy"] | module.POLICY.get((policy, profile), {})
+    return RunConfig(
+        method=method, stream=stream, policy=policy, profile=profile, seed=seed, precision=precision,
+        method_config=to_json(build(method_class.Config, recipe | (method_options or {}), "method")),
+        policy_config=to_json(build(policy_class.Config, sizes | (policy_options or {}), "policy")),
+        stream_options=stream_options(stream, stream_options_ or {}),
+        evaluation=to_json(build(EvaluationConfig, evaluation or {}, "evaluation")),
+    )  # fmt: skip
+
+
+def make_method(config: RunConfig) -> Method:
+    """The method of a config, without tasks, with keyed initial weights."""
+    policy_class = find(config.policy, POLICIES, "policy")
+    policy_config = build(policy_class.Config, config.policy_config, "policy")
+    method_class = find(config.method, METHODS, "method")
+    return method_class(build(method_class.Config, config.method_config, "method"), lambda: policy_class(policy_config), config.seed)
+
+
+def fingerprint(device: str) -> dict[str, Any]:
+    """What "bit-identical" depends on: machine type, versions and thread count."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    if device != "cpu":
+        cpu = f"{cpu}; {torch.cuda.get_device_name(device)}"
+    return {"machine": cpu, "python": platform.python_version(), "torch": torch.__version__, "perdure": __version__,
+            "threads": torch.get_num_threads(), "device": device}
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the run folder; a second command on it is refused. The lock goes with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "run.lock", "a+")  # noqa: SIM115 - closed below
+    except OSError as problem:
+        raise UsageError(f"out is {folder}, which cannot be written ({problem.strerror}); choose another folder with --out") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            raise UsageError(f"{folder} is being written by {handle.read().strip() or 'another command'}; wait for it, stop it,"
+                             " or choose another --out") from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        handle.flush()
+        yield
+    (folder / "run.lock").unlink(missing_ok=True)
+
+
+def settle_config(folder: Path, config: RunConfig) -> None:
+    """Write config.json, or check that the folder's is this config.
+
+    Raises:
+        UsageError: the folder belongs to another config; names the first differing field.
+    """
+    path, mine = folder / "config.json", asdict(config)
+    if path.exists():
+        theirs = {k: v for k, v in read_config_json(path).items() if k not in ("perdure", "hash")}
+        if found := first_difference(json.loads(json.dumps(mine)), theirs):
+            raise UsageError(f"{folder} holds a run of another config ({found}); choose another --out or remove the folder")
+        return
+    if any(p.name != "run.lock" for p in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
+    write_json(path, mine | {"hash": config.hash, "perdure": __version__})
+
+
+def read_config_json(path: Path) -> dict[str, Any]:
+    """The fields of a config.json.
+
+    Raises:
+        UsageError: no run config, or a field missing or unknown.
+    """
+    value = read_json(path)
+    names = set(RunConfig.__dataclass_fields__)
+    if not isinstance(value, dict) or not names <= set(value):
+        missing = ", ".join(sorted(names - set(value))) if isinstance(value, dict) else "everything"
+        raise UsageError(f"{path} is no run config (missing: {missing}); give the config.json of a run folder")
+    if unknown := set(value) - names - {"hash", "perdure"}:
+        raise UsageError(f"{path} has the unknown field '{sorted(unknown)[0]}'{nearest(sorted(unknown)[0], names)}")
+    return value
+
+
+def load_config(path: Path) -> RunConfig:
+    """The config of `config.json`, checked as if it had been typed."""
+    value = read_config_json(path)
+    return resolve(
+        value["method"], value["stream"], policy=value["policy"], profile=value["profile"], seed=value["seed"],
+        precision=value["precision"], method_options=value["method_config"], policy_options=value["policy_config"],
+        stream_options_=value["stream_options"], evaluation=value["evaluation"],
+    )  # fmt: skip
+
+
+@dataclass
+class Experiment:
+    """One config in one folder."""
+
+    config: RunConfig
+    folder: Path
+    progress: Progress
+    workers: int = 1
+    device: str = "cpu"
+    sinks: tuple[Sink, ...] = ()
+    stream: Stream | None = None
+    """Loaded beforehand, or by name."""
+    resume_command: str = ""
+    _accesses: dict[int, Access] = field(default_factory=dict)
+
+    def execute(self) -> ScoreMatrix:
+        """Run, or resume, or return the finished result."""
+        with claimed(self.folder):
+            settle_config(self.folder, self.config)
+            scores = self.folder / "scores.json"
+            if scores.exists() and ScoreMatrix.load(scores).complete:
+                self.progress.say(f"{self.folder} is finished already; nothing to do")
+                return ScoreMatrix.load(scores)
+            return self._run()
+
+    def _run(self) -> ScoreMatrix:
+        config = self.config
+        started = time.time()
+        stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
+        method = make_method(config)
+        needs = grant(type(method), method.config, stream) | self._uses_task_id(stream)
+        views = Views(stream, self.device)
+        device = torch.device(self.device)
+
+        def access(index: int) -> Access:
+            return self._accesses.setdefault(index, Access(views, index, needs))
+
+        evaluator = StreamEvaluator(stream, access, build(EvaluationConfig, config.evaluation, "evaluation"), config.seed,
+                                    method.schedule == "joint", self.workers, device)
+        run = Run(
+            folder=self.folder, method=method, stream=stream, access=access, evaluator=evaluator,
+            matrix=self._empty_matrix(stream, needs), progress=self.progress, agent_facts=self._agent_facts(stream),
+            resume_command=self.resume_command or f"perdure run --from {shlex.quote(str(self.folder / 'config.json'))}"
+            f" --out {shlex.quote(str(self.folder))}",
+            device=device, precision=config.precision, fingerprint=fingerprint(self.device),
+            sinks=lambda folder, position: open_sinks(self.sinks, folder, position),
+        )  # fmt: skip
+        try:
+            return run.execute()
+        finally:
+            evaluator.close()
+            self._record(run, time.time() - started)
+
+    def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
+        """Per-task heads or normalisers use the task id, whatever the method declares."""
+        policy = self.config.policy_config
+        if "task" not in (policy.get("heads"), policy.get("normaliser")):
+            return frozenset()
+        if not stream.protocol.task_id_at_test:
+            raise UsageError(f"policy.heads is '{policy['heads']}' and policy.normaliser '{policy['normaliser']}', but the stream"
+                             f" {stream.name} forbids {Need.TASK_ID.value}; use --policy.heads single --policy.normaliser first")
+        return frozenset({Need.TASK_ID})
+
+    def _empty_matrix(self, stream: Stream, needs: frozenset[Need]) -> ScoreMatrix:
+        config, policy = self.config, self.config.policy_config
+        words = {"task": "per task", "single": "single", "first": "first task's"}
+        return ScoreMatrix(
+            stream=stream.name, stream_version=stream.version, tasks=tuple(task.name for task in stream.tasks),
+            method=config.method, policy=config.policy, profile=config.profile, seed=config.seed, config_hash=config.hash,
+            protocol={
+                "heads": words[policy.get("heads", "task")], "normaliser": words[policy.get("normaliser", "task")],
+                "task_id_at_test": Need.TASK_ID in needs, "past_data": Need.PAST_DATA in needs,
+            },
+            score={"kind": stream.tasks[0].score.kind, "low": stream.tasks[0].score.low, "high": stream.tasks[0].score.high,
+                   "source": stream.tasks[0].score.source},
+            data=[{"task": task.name, "digest": task.data.digest, "quality": task.data.card.get("quality", ""),
+                   "episodes": len(task.data.lengths)} for task in stream.tasks],
+        )  # fmt: skip
+
+    def _agent_facts(self, stream: Stream) -> dict[str, Any]:
+        """What an agent folder needs besides tensors to be loaded without its run."""
+        return {"config": asdict(self.config), "stream": stream.to_json()}
+
+    def _record(self, run: Run, seconds: float) -> None:
+        path = self.folder / "environment.json"
+        before = read_json(path) if path.exists() else {}
+        packages = ("torch", "numpy", "safetensors", "gymnasium", "mujoco", "metaworld")
+        versions = {"python": platform.python_version(), "perdure": __version__}
+        for name in packages:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                versions[name] = metadata.version(name)
+        memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
+        write_json(path, {
+            "versions": versions, "fingerprint": run.fingerprint, "host": socket.gethostname(),
+            **{name: round(value, 2) for name, value in run.clock.items()},
+            "wall_seconds": round(before.get("wall_seconds", 0.0) + seconds, 2),
+            "starts": before.get("starts", 0) + 1,
+            "peak_memory_mb": max(memory, before.get("peak_memory_mb", 0)),
+        })  # fmt: skip
+
+
+def build_method(meta: dict[str, Any]) -> tuple[Method, RunConfig]:
+    """The method that an agent's meta.json describes, with its architecture and without its weights."""
+    config = RunConfig(**meta["config"])
+    method = make_method(config)
+    method.rebuild(meta["architecture"])
+    return method, config

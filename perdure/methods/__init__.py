@@ -1,0 +1,12 @@
+"""The table of methods; a method is imported when it is first used."""
+
+METHODS: dict[str, str] = {
+    "finetune": "perdure.methods.finetune:Finetune",
+    "joint": "perdure.methods.joint:Joint",
+    "incremental_joint": "perdure.methods.incremental_joint:IncrementalJoint",
+    "independent": "perdure.methods.independent:Independent",
+    "er": "perdure.methods.er:ER",
+    "ewc": "perdure.methods.ewc:EWC",
+    "packnet": "perdure.methods.packnet:PackNet",
+}
+"""Name on the command line -> `module:Class`."""

@@ -1,0 +1,88 @@
+"""er: experience replay from a small memory of every earlier task, mixed 1:1 into each update.
+
+Paper      Rolnick et al. 2019 (CLEAR, arXiv 1811.11682) for replay in RL; Chaudhry et al. 2019 (arXiv 1902.10486) for
+           tiny memories
+Objective  mean of L_t over `batch` new samples and `batch * replay` replayed ones in one optimizer step
+Keeps      `memory_share` of each task's training transitions as raw windows, or `memory_bytes` for all tasks together
+Needs      a memory of past data
+Differs    every replayed sample goes through its own head and its own task's normaliser (the replay baselines released
+           with CompoFormer score old samples with the newest head)
+Status     see docs/reproduction.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from perdure.core.batch import average, mix
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.task import Task
+from perdure.data.memory import ReplayMemory
+
+
+@dataclass(frozen=True)
+class ERConfig(MethodConfig):
+    """Experience replay."""
+
+    memory_share: float = 0.05
+    """Share of each task's training transitions that is kept."""
+    memory_bytes: int | None = None
+    """Budget for all tasks together, in bytes, shared equally; replaces `memory_share`."""
+    replay: float = 1.0
+    """Replayed samples per new sample."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.memory_share <= 1:
+            raise UsageError(f"method.memory_share is {self.memory_share}; give a share above 0 and at most 1")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise UsageError(f"method.memory_bytes is {self.memory_bytes}; give a number of bytes above 0, or none")
+        if not self.replay >= 0:
+            raise UsageError(f"method.replay is {self.replay}; give 0 or a number above 0")
+
+
+class ER(Method):
+    """Experience replay."""
+
+    Config = ERConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        self.memory = ReplayMemory()
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.MEMORY})
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        replayed = round(self.config.batch * self.config.replay)
+
+        def start() -> None:
+            self.open_task(task, access)
+            self.optimizer("policy", dict(self.policy.named_parameters()))
+
+        def train(step: Step) -> Mapping[str, Tensor]:
+            new = access.current.windows(self.policy.context, self.config.batch, step)
+            old = self.memory.draw(replayed, step) if self.memory.parts and replayed else []
+            return {"fit": self.descend("policy", average(self.policy.loss, mix(new, old)))}
+
+        def remember() -> None:
+            access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
+                            budget=self.config.memory_bytes)
+
+        return [Phase("train", self.config.steps, train, begin=start, end=remember)]
+
+    def memory_bytes(self) -> int:
+        return self.memory.bytes()
+
+    def architecture(self) -> dict[str, Any]:
+        return super().architecture() | {"memory": self.memory.architecture()}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.memory.rebuild(architecture["memory"])

@@ -1,0 +1,73 @@
+"""independent: one model per task, trained alone. The reference that sharing and protection must be measured against.
+
+Paper      none; no published table of this field may be read without it
+Objective  L_t(theta_t), with parameters of its own for every task
+Keeps      every task's policy (grows by a whole policy per task)
+Needs      task id at test
+Differs    -
+Status     see docs/reproduction.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from perdure.core.batch import average
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step, add_task
+from perdure.core.policy import Policy, Weights
+from perdure.core.rng import keyed
+from perdure.core.task import Task
+
+
+class Independent(Method):
+    """A policy per task."""
+
+    Config = MethodConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        self.context = self.policy.context
+        del self.policy  # every task has its own
+        self.policies = nn.ModuleDict()
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.TASK_ID})
+
+    def _grow(self, task: int) -> Policy:
+        """Every task starts from the same keyed initial trunk that a single policy would have."""
+        with keyed(self.seed, "policy"):
+            self.policies[str(task)] = self.new_policy()
+        return self.policies[str(task)]
+
+    def open_task(self, task: Task, access: Any) -> None:
+        add_task(self._grow(task.index), self.seed, task.index, task.spec, access.current)
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        name = str(task.index)
+
+        def start() -> None:
+            self.open_task(task, access)
+            self.optimizer("policy", dict(self.policies[name].named_parameters()))
+
+        def train(step: Step) -> Mapping[str, Tensor]:
+            batch = access.current.windows(self.context, self.config.batch, step)
+            return {"fit": self.descend("policy", average(self.policies[name].loss, batch))}
+
+        return [Phase("train", self.config.steps, train, begin=start)]
+
+    def model(self, task: int) -> tuple[Policy, Weights | None]:
+        if str(task) not in self.policies:
+            raise UsageError(f"task {task} was not learned; this agent knows the tasks {', '.join(self.policies) or 'none'}")
+        return self.policies[str(task)], None
+
+    def architecture(self) -> dict[str, Any]:
+        return {"policies": {name: policy.architecture() for name, policy in self.policies.items()}}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        for name, inner in architecture["policies"].items():
+            self._grow(int(name)).rebuild(inner)

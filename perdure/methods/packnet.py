@@ -1,0 +1,162 @@
+"""packnet: every task prunes the shared weights to a share of its own, which later tasks read and never change.
+
+Paper      Mallya and Lazebnik 2018, CVPR (arXiv 1711.05769); equal shares as in Continual World (Wolczyk et al. 2021)
+Objective  L_t on all free weights, then on the task's own share after magnitude pruning within each weight tensor
+Keeps      an owner per weight; by default a copy of biases and norms per task
+Needs      task id at test; the number of tasks for equal shares
+Differs    biases and norms are per task (the paper freezes them after the first task: `norms frozen`); frozen weights are
+           restored after every update, so that neither momentum nor weight decay moves them; one optimizer step budget:
+           `retrain_share` of the task's steps follow the pruning
+Status     see docs/reproduction.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from perdure.continual.masks import MaskSet, buffer_name
+from perdure.core.batch import average
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.policy import Policy, Weights
+from perdure.core.task import Task
+
+
+@dataclass(frozen=True)
+class PackNetConfig(MethodConfig):
+    """PackNet."""
+
+    share: Literal["equal", "geometric"] = "equal"
+    """`equal`: 1/N of every tensor per task (Continual World); `geometric`: `keep_ratio` of what is free (the paper)."""
+    keep_ratio: float = 0.5
+    """Share of the free weights that a task keeps when `share` is `geometric`."""
+    retrain_share: float = 0.2
+    """Share of the task's steps after pruning (0.2: 40,000 + 10,000 updates as in the authors' code of CompoFormer)."""
+    norms: Literal["task", "frozen"] = "task"
+    """Biases and norms: a copy per task, or frozen after the first task as in the paper."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (("share", ("equal", "geometric")), ("norms", ("task", "frozen"))):
+            if self.__dict__[name] not in allowed:
+                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
+        for name in ("keep_ratio", "retrain_share"):
+            if not 0 < self.__dict__[name] < 1:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a share between 0 and 1")
+        if self.steps < 2:
+            raise UsageError(f"method.steps is {self.steps}; packnet needs 2 or more, some before and some after pruning")
+
+
+class PackNet(Method):
+    """Prune, freeze, reuse."""
+
+    Config = PackNetConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        self.masks = MaskSet()
+        self.small = nn.ModuleDict()  # task -> its biases and norms
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.TASK_ID}) | (frozenset({Need.TASK_COUNT}) if config.share == "equal" else frozenset())
+
+    def _matrices(self) -> dict[str, Parameter]:
+        return {name: p for name, p in self.policy.shared().items() if p.dim() > 1}
+
+    def _vectors(self) -> dict[str, Parameter]:
+        return {name: p for name, p in self.policy.shared().items() if p.dim() == 1}
+
+    def open_task(self, task: Task, access: Any) -> None:
+        super().open_task(task, access)
+        self.masks.cover(self._matrices())
+        if self.config.norms == "task":
+            before = self._own(task.index - 1)
+            start = {name: before.get(name, p).detach().clone() for name, p in self._vectors().items()}
+            self.small[str(task.index)] = nn.ParameterDict({buffer_name(n): Parameter(v) for n, v in start.items()})
+
+    def _own(self, task: int) -> dict[str, Parameter]:
+        """The task's biases and norms, by the policy's parameter names."""
+        if str(task) not in self.small:
+            return {}
+        return {name.replace("/", "."): p for name, p in self.small[str(task)].items()}
+
+    def _trained(self, task: int) -> dict[str, Parameter]:
+        """What the task's optimizer moves."""
+        small = self._own(task) if self.config.norms == "task" else self._vectors()
+        return self._matrices() | self.policy.private(task) | small
+
+    def _frozen(self, task: int, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`keep` masks by the method's parameter names; with frozen norms, also all vectors after the first task."""
+        keep = {f"policy.{name}": mask for name, mask in masks.items()}
+        if self.config.norms == "frozen" and task > 0:
+            keep |= {f"policy.{name}": torch.ones_like(p, dtype=torch.bool) for name, p in self._vectors().items()}
+        return keep
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        t = task.index
+        retrain_steps = max(1, round(self.config.retrain_share * self.config.steps))
+        frozen: dict[str, Tensor] = {}  # follows from the owner map; made when a process first needs it
+
+        def start() -> None:
+            self.open_task(task, access)
+            self.optimizer("policy", self._trained(t))
+
+        def dense(step: Step) -> Mapping[str, Tensor]:
+            if not frozen:
+                frozen.update(self._frozen(t, self.masks.owned(before=t)))
+            batch = access.current.windows(self.policy.context, self.config.batch, step)
+            loss = average(self.policy.loss, batch, weights=self._own(t))
+            return {"fit": self.descend("policy", loss, keep=frozen)}
+
+        def prune() -> None:
+            count = access.task_count() if self.config.share == "equal" else 0
+            self.masks.claim(self._matrices(), t, self._quota(t, count))
+            self.optimizer("policy", self._trained(t))
+            frozen.clear()
+
+        def retrain(step: Step) -> Mapping[str, Tensor]:
+            if not frozen:
+                frozen.update(self._frozen(t, self.masks.all_but(t)))
+            batch = access.current.windows(self.policy.context, self.config.batch, step)
+            return {"fit": self.descend("policy", average(self.policy.loss, batch, weights=self._view(t)), keep=frozen)}
+
+        return [
+            Phase("dense", self.config.steps - retrain_steps, dense, begin=start),
+            Phase("retrain", retrain_steps, retrain, begin=prune),
+        ]
+
+    def _quota(self, task: int, count: int) -> dict[str, int]:
+        """Weights of each tensor for this task. Equal shares differ by at most one weight and use every weight."""
+        sizes = {name: p.numel() for name, p in self._matrices().items()}
+        if self.config.share == "equal":
+            return {name: n * (task + 1) // count - n * task // count for name, n in sizes.items()}
+        free = {name: int((self.masks.owner(name) == 0).sum()) for name in sizes}
+        return {name: max(1, round(self.config.keep_ratio * n)) for name, n in free.items()}
+
+    def _view(self, task: int) -> dict[str, Tensor]:
+        """The weights that `task` sees: its own and earlier tasks' shares, zero elsewhere, and its biases and norms."""
+        matrices = self._matrices()
+        masked = {name: matrices[name] * mask for name, mask in self.masks.visible(task).items()}
+        return masked | self._own(task)
+
+    def model(self, task: int) -> tuple[Policy, Weights | None]:
+        if self.masks.shapes and self.masks.claimed(task):
+            return self.policy, self._view(task)
+        return self.policy, self._own(task)  # before pruning the task acts with all weights, as it trains
+
+    def architecture(self) -> dict[str, Any]:
+        small = {task: {name: list(p.shape) for name, p in group.items()} for task, group in self.small.items()}
+        return super().architecture() | {"masks": self.masks.architecture(), "small": small}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.masks.rebuild(architecture["masks"])
+        for task, group in architecture["small"].items():
+            self.small[task] = nn.ParameterDict({name: Parameter(torch.zeros(shape)) for name, shape in group.items()})

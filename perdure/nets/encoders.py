@@ -1,0 +1,32 @@
+"""Encoders from one observation to a feature vector: a linear map for vectors, a small conv net for images."""
+
+from torch import Tensor, nn
+
+from perdure.core.spec import Box
+
+
+class ImageEncoder(nn.Module):
+    """Three convolutions and a linear map (the shape of Mnih et al. 2015, Nature 518, for any input of 36 pixels or more)."""
+
+    def __init__(self, shape: tuple[int, ...], width: int):
+        super().__init__()
+        channels, height, breadth = shape
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU()
+        )
+
+        def size(n: int) -> int:
+            return (((n - 8) // 4 + 1) - 4) // 2 + 1 - 2
+
+        self.project = nn.Linear(64 * size(height) * size(breadth), width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(..., C, H, W) uint8 -> (..., width)."""
+        lead = image.shape[:-3]
+        flat = image.flatten(0, -4).float() / 255  # (..., C, H, W) -> (n, C, H, W)
+        return self.project(self.convolutions(flat).flatten(1)).view(*lead, -1)
+
+
+def encoder(obs: Box, width: int) -> nn.Module:
+    """The encoder for an observation space."""
+    return ImageEncoder(obs.shape, width) if obs.dtype == "uint8" else nn.Linear(obs.size, width)

@@ -1,0 +1,7 @@
+"""The table of policies; a policy is imported when it is first used."""
+
+POLICIES: dict[str, str] = {
+    "bc": "perdure.policies.bc:BC",
+    "dt": "perdure.policies.decision_transformer:DecisionTransformer",
+}
+"""Name on the command line -> `module:Class`."""

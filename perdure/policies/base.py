@@ -1,0 +1,120 @@
+"""What behaviour cloning and the Decision Transformer share: encoders, heads and statistics of open tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from perdure.core.errors import UsageError
+from perdure.core.policy import ActionDist, Policy, Stats
+from perdure.core.spec import Discrete, Spec
+from perdure.nets.encoders import encoder
+from perdure.nets.heads import HeadBank, Normalizer
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Options that every policy shares."""
+
+    heads: Literal["task", "single"] = "task"
+    """`task`: an output head per task (uses the task id); `single`: one head for all tasks of equal action space."""
+    normaliser: Literal["task", "first"] = "task"
+    """`task`: each task's own observation statistics (uses the task id); `first`: those of the first such space."""
+    std: Literal["fixed", "learned"] = "fixed"
+    """Of continuous actions: `fixed` unit variance (half the squared error) or `learned` per head and channel."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("heads", ("task", "single")), ("normaliser", ("task", "first")), ("std", ("fixed", "learned"))):
+            if self.__dict__[name] not in allowed:
+                raise UsageError(f"policy.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
+
+
+class TrunkPolicy(Policy):
+    """A shared trunk with an encoder per observation space and heads, normalisers and return targets per task."""
+
+    def __init__(self, config: Any, width: int):
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.encoders = nn.ModuleDict()
+        self.bank = HeadBank(width)
+        self.normalizer = Normalizer()
+        self.log_stds = nn.ParameterDict()
+        self.specs: dict[int, Spec] = {}
+        self.opened: list[dict[str, Any]] = []
+
+    def add_task(self, task: int, spec: Spec, stats: Stats) -> None:
+        self._open(task, spec)
+        source = self._statistics_of(task)
+        if source == task:
+            self.normalizer.get_buffer(f"mean_{task}").copy_(stats.mean)
+            self.normalizer.get_buffer(f"std_{task}").copy_(stats.std)
+        self.get_buffer(f"returns_{task}").copy_(torch.tensor([stats.return_scale, stats.target_return]))
+
+    def _open(self, task: int, spec: Spec) -> None:
+        """Make the modules of a task; `rebuild` does the same from the recorded spec."""
+        if task in self.specs:
+            raise UsageError(f"task {task} is open already; a policy opens each task once")
+        self.specs[task] = spec
+        self.opened.append({"task": task, "spec": spec.to_json()})
+        if spec.obs_key not in self.encoders:
+            self.encoders[spec.obs_key] = encoder(spec.obs, self.width)
+        name = f"task-{task}" if self.config.heads == "task" else f"all-{spec.action_key}"
+        size = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
+        self.bank.add(task, name, size)
+        if self.config.std == "learned" and not spec.discrete and name not in self.log_stds:
+            self.log_stds[name] = Parameter(torch.full((size,), -0.5))
+        if self._statistics_of(task) == task:
+            self.normalizer.add(task, torch.zeros(spec.obs.size), torch.ones(spec.obs.size))
+        self.register_buffer(f"returns_{task}", torch.tensor([1.0, 0.0]))
+
+    def _statistics_of(self, task: int) -> int:
+        """The task whose observation statistics this task uses."""
+        if self.config.normaliser == "task":
+            return task
+        return next(t for t, spec in self.specs.items() if spec.obs_key == self.specs[task].obs_key)
+
+    def _normalised(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        if self.config.normaliser == "task":
+            return self.normalizer(obs, task, tasks)
+        return self.normalizer(obs, task, (self._statistics_of(tasks[0]),))
+
+    def distribution(self, features: Tensor, task: Tensor, tasks: tuple[int, ...]) -> ActionDist:
+        """(B, L, D) features -> action distribution through each sample's head."""
+        raw = self.bank(features, task, tasks)
+        if self.specs[tasks[0]].discrete:
+            return ActionDist(logits=raw)
+        mean = torch.tanh(raw)
+        if self.config.std == "fixed":
+            return ActionDist(mean=mean, log_std=torch.zeros_like(mean))
+        log_std = torch.stack([self.log_stds[self.bank.of_task[t]] for t in tasks])
+        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()  # (B, K)
+        per_sample = (row @ log_std).clamp(-5, 2)  # (B, A)
+        return ActionDist(mean=mean, log_std=per_sample.unsqueeze(1).expand_as(mean))
+
+    def private(self, task: int) -> dict[str, Parameter]:
+        name = self.bank.own(task)
+        if name is None:
+            return {}
+        prefixes = (f"bank.heads.{name}.", f"log_stds.{name}")
+        return {full: p for full, p in self.named_parameters() if full.startswith(prefixes[0]) or full == prefixes[1]}
+
+    def tasks(self) -> list[int]:
+        return list(self.specs)
+
+    def architecture(self) -> dict[str, Any]:
+        return {"opened": [dict(entry) for entry in self.opened]}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        for entry in architecture["opened"]:
+            self._open(int(entry["task"]), Spec.from_json(entry["spec"]))
+
+    def return_scale(self, task: int) -> float:
+        return float(self.get_buffer(f"returns_{task}")[0])
+
+    def target_return(self, task: int) -> float:
+        return float(self.get_buffer(f"returns_{task}")[1])

@@ -1,0 +1,97 @@
+"""bc: behaviour cloning on a multilayer perceptron with a Gaussian or categorical head.
+
+Paper      Pomerleau 1989 (ALVINN); the trunk of the `paper` profile is the actor of Continual World
+           (Wolczyk et al. 2021, arXiv 2105.10919, code: 4 x 256, LeakyReLU, LayerNorm and tanh after the first layer).
+Objective  negative log-likelihood of the logged action
+Differs    per-task heads and observation statistics by default; `cpu` profile is 3 x 256 with ReLU
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from perdure.core.batch import Windows
+from perdure.core.errors import UsageError
+from perdure.core.policy import ActionDist, Carry, Weights
+from perdure.data.sampler import unscale_action
+from perdure.policies.base import PolicyConfig, TrunkPolicy
+
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+
+
+@dataclass(frozen=True)
+class BCConfig(PolicyConfig):
+    """Behaviour cloning on an MLP."""
+
+    width: int = 256
+    """Units per hidden layer."""
+    layers: int = 3
+    """Hidden layers, the encoder included."""
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    """After each hidden layer."""
+    layer_norm: bool = False
+    """LayerNorm and tanh after the first layer, as in the Continual World actor."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width < 1 or self.layers < 1:
+            raise UsageError(f"policy.width is {self.width} and policy.layers {self.layers}; give 1 or more for both")
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(f"policy.activation is {self.activation!r}; use one of {', '.join(ACTIVATIONS)}")
+
+
+class BC(TrunkPolicy):
+    """Behaviour cloning."""
+
+    Config = BCConfig
+    context = 1
+    once_per_sample = True
+    PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+        "cpu": {"policy": {}, "training": {"steps": 5000, "batch": 256, "learning_rate": 1e-3, "clip": 1.0}},
+        "paper": {
+            # Continual World code: trunk, batch and learning rate of the SAC actor; steps as in OCW
+            "policy": {"layers": 4, "activation": "leaky_relu", "layer_norm": True},
+            "training": {"steps": 50_000, "batch": 128, "learning_rate": 1e-3, "clip": 1.0},
+        },
+    }
+
+    def __init__(self, config: BCConfig):
+        super().__init__(config, config.width)
+        activation = ACTIVATIONS[config.activation]
+        layers: list[nn.Module] = [nn.LayerNorm(config.width), nn.Tanh()] if config.layer_norm else [activation()]
+        for _ in range(config.layers - 1):
+            layers += [nn.Linear(config.width, config.width), activation()]
+        self.trunk = nn.Sequential(*layers)
+
+    def forward(self, batch: Windows) -> ActionDist:
+        obs = self._normalised(batch.obs, batch.task, batch.tasks)
+        features = self.trunk(self.encoders[self.specs[batch.tasks[0]].obs_key](obs))
+        return self.distribution(features, batch.task, batch.tasks)
+
+    def actor(self, task: int | None, weights: Weights | None = None) -> BCActor:
+        if task is None:
+            task = self.tasks()[-1]
+        folded = {name: tensor.detach() for name, tensor in (weights or {}).items()}
+        return BCActor(self, task, folded)
+
+
+class BCActor:
+    """Acts with the mean, or the most likely action; has no memory of the episode."""
+
+    def __init__(self, policy: BC, task: int, weights: dict[str, Tensor]):
+        self.policy, self.task, self.weights = policy, task, weights
+
+    def start(self, n: int) -> Carry:
+        return {}
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
+        window = SimpleNamespace(obs=obs.unsqueeze(1), task=obs.new_full((len(obs),), self.task, dtype=torch.int64),
+                                 tasks=(self.task,))  # the part of Windows that `forward` reads
+        out = self.policy.predict(window, self.weights)
+        return unscale_action(out.best()[:, 0], self.policy.specs[self.task]), carry

@@ -1,0 +1,182 @@
+"""dt: Decision Transformer, a causal transformer over (return-to-go, observation, action) triples.
+
+Paper      Chen et al. 2021 (arXiv 2106.01345), sec. 3; sizes of the `paper` profile as in the code of CompoFormer (Hu et al.
+           2024, arXiv 2411.11364)
+Objective  negative log-likelihood of the logged action, read from the observation token of each step
+Differs    windows are right-padded, so the causal flag replaces mask tensors; the last block computes only the tokens that
+           are read; no dropout inside attention; return scale and target per task come from the data (95 % quantile of the
+           returns), where the code above divides all tasks by 1000 and asks for 4500; the time-step embedding is trained
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from perdure.core.batch import Windows
+from perdure.core.errors import UsageError
+from perdure.core.policy import ActionDist, Carry, Weights
+from perdure.core.spec import Discrete, Spec
+from perdure.data.sampler import unscale_action
+from perdure.nets.transformer import ACTIVATIONS, Block, state_token_mask
+from perdure.policies.base import PolicyConfig, TrunkPolicy
+
+
+@dataclass(frozen=True)
+class DTConfig(PolicyConfig):
+    """Decision Transformer."""
+
+    width: int = 64
+    """Size of a token."""
+    layers: int = 2
+    """Transformer blocks."""
+    attention_heads: int = 2
+    """Per block."""
+    context: int = 10
+    """Steps of history in the window (three tokens each)."""
+    dropout: float = 0.1
+    """After attention and MLP."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Inside the MLP."""
+    longest_episode: int = 1000
+    """Time steps with an embedding of their own; later ones share the last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "layers", "attention_heads", "context", "longest_episode"):
+            if self.__dict__[name] < 1:
+                raise UsageError(f"policy.{name} is {self.__dict__[name]}; give 1 or more")
+        if self.width % self.attention_heads:
+            raise UsageError(f"policy.width is {self.width} and policy.attention_heads {self.attention_heads}; the width must be"
+                             " a multiple of the heads")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"policy.dropout is {self.dropout}; give 0 or a share below 1")
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(f"policy.activation is {self.activation!r}; use one of {', '.join(ACTIVATIONS)}")
+
+
+class DecisionTransformer(TrunkPolicy):
+    """Return-conditioned sequence policy."""
+
+    Config = DTConfig
+    PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+        "cpu": {"policy": {}, "training": {"steps": 5000, "batch": 32, "learning_rate": 1e-3, "clip": 0.25}},
+        "paper": {
+            # code of CompoFormer: dt/, runs/cw10.sh
+            "policy": {"width": 256, "layers": 6, "attention_heads": 8, "context": 20},
+            "training": {"steps": 50_000, "batch": 32, "learning_rate": 1e-4, "weight_decay": 1e-4, "clip": 0.25},
+        },
+    }
+
+    def __init__(self, config: DTConfig):
+        super().__init__(config, config.width)
+        self.context = config.context
+        width = config.width
+        self.embed_return = nn.Linear(1, width)
+        self.embed_time = nn.Embedding(config.longest_episode, width)
+        nn.init.normal_(self.embed_time.weight, std=0.02)
+        self.embed_actions = nn.ModuleDict()
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.attention_heads, config.dropout, config.activation) for _ in range(config.layers)
+        )
+        self.norm_out = nn.LayerNorm(width)
+        self.register_buffer("may_read", state_token_mask(config.context), persistent=False)
+
+    def _open(self, task: int, spec: Spec) -> None:
+        super()._open(task, spec)
+        if spec.action_key not in self.embed_actions:
+            size = spec.action
+            self.embed_actions[spec.action_key] = (
+                nn.Embedding(size.n, self.width) if isinstance(size, Discrete) else nn.Linear(size.size, self.width)
+            )
+
+    def forward(self, batch: Windows) -> ActionDist:
+        spec = self.specs[batch.tasks[0]]
+        length = batch.timestep.shape[1]
+        obs = self._normalised(batch.obs, batch.task, batch.tasks)
+        scale = self._scales(batch.task, batch.tasks)
+        # three tokens (B, L, D) per step -> (B, 3L, D), in the order return, observation, action
+        tokens = torch.stack([
+            self.embed_return((batch.return_to_go / scale).unsqueeze(-1)),
+            self.encoders[spec.obs_key](obs),
+            self.embed_actions[spec.action_key](batch.action),
+        ], dim=2)  # fmt: skip
+        time = self.embed_time(batch.timestep.clamp(max=self.config.longest_episode - 1))
+        x = self.norm_in((tokens + time.unsqueeze(2)).flatten(1, 2))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        states = self.blocks[-1].states_only(x, self.may_read[:length, : 3 * length])
+        return self.distribution(self.norm_out(states), batch.task, batch.tasks)
+
+    def _scales(self, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        """Return scale of each sample, (B, 1), or one number for a single task."""
+        if len(tasks) == 1:
+            return self.get_buffer(f"returns_{tasks[0]}")[0]
+        scales = torch.zeros(max(tasks) + 1, device=task.device)
+        for t in tasks:
+            scales[t] = self.get_buffer(f"returns_{t}")[0]
+        return scales[task].unsqueeze(1)
+
+    def actor(self, task: int | None, weights: Weights | None = None) -> DTActor:
+        if task is None:
+            task = self.tasks()[-1]
+        return DTActor(self, task, {name: tensor.detach() for name, tensor in (weights or {}).items()})
+
+
+class DTActor:
+    """Encodes the last `context` steps again at every step, which is exact; the carry holds them."""
+
+    def __init__(self, policy: DecisionTransformer, task: int, weights: dict[str, Tensor]):
+        self.policy, self.task, self.weights = policy, task, weights
+        self.spec = policy.specs[task]
+
+    def start(self, n: int) -> Carry:
+        device, length = self.policy.may_read.device, self.policy.context
+        images, discrete = self.spec.obs.dtype == "uint8", self.spec.discrete
+        action = (n, length) if discrete else (n, length, self.spec.action.size)
+        return {
+            "obs": torch.zeros(n, length, *self.spec.obs.shape, dtype=torch.uint8 if images else torch.float32, device=device),
+            "action": torch.zeros(action, dtype=torch.int64 if discrete else torch.float32, device=device),
+            "return_to_go": torch.zeros(n, length, device=device),
+            "timestep": torch.zeros(n, length, dtype=torch.int64, device=device),
+            "target": torch.full((n,), self.policy.target_return(self.task), device=device),
+            "elapsed": torch.zeros(n, dtype=torch.int64, device=device),
+        }
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
+        n, length = len(obs), self.policy.context
+        rows = torch.arange(n, device=obs.device)
+        elapsed = carry["elapsed"]
+        target = carry["target"] if reward is None else carry["target"] - reward * (elapsed > 0)
+        place = elapsed.clamp(max=length - 1)
+        full = elapsed >= length
+        new = {"obs": obs, "return_to_go": target, "timestep": elapsed}
+        window = {}
+        for name in ("obs", "action", "return_to_go", "timestep"):
+            old = carry[name]
+            shift = full.view(n, *[1] * (old.dim() - 1))
+            window[name] = torch.where(shift, old.roll(-1, dims=1), old)  # full windows drop their first step
+        for name, value in new.items():
+            window[name][rows, place] = value.to(window[name].dtype)
+        task = torch.full((n,), self.task, device=obs.device)
+        batch = _windows(window, task, self.task)
+        out = self.policy.predict(batch, self.weights).best()[rows, place]
+        window["action"][rows, place] = out
+        return unscale_action(out, self.spec), window | {"target": target, "elapsed": elapsed + 1}
+
+
+def _windows(window: Carry, task: Tensor, index: int) -> Windows:
+    """A batch with the fields that the policy reads; the others are not known while acting."""
+    n, length = window["timestep"].shape
+    empty = torch.zeros(n, length, dtype=torch.bool, device=task.device)
+    return Windows(
+        obs=window["obs"], action=window["action"], reward=window["return_to_go"], return_to_go=window["return_to_go"],
+        timestep=window["timestep"], terminated=empty, truncated=empty, valid=~empty, last_obs=window["obs"][:, -1],
+        task=task, weight=torch.ones(n, device=task.device), tasks=(index,),
+    )  # fmt: skip
+

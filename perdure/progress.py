@@ -1,0 +1,94 @@
+"""Progress on a terminal (one live line) or in a log file (a line every half minute), with the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from perdure.core.matrix import Episode
+
+QUIET_SECONDS = 30.0
+"""Between two lines of progress where the output is not a terminal."""
+
+
+class Quiet:
+    """Says nothing; for tests and for use as a library."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def step(self, task: int, phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def evaluating(self, learned: int, task: int) -> None:
+        pass
+
+    def evaluated(self, learned: int, task: int, episodes: list[Episode]) -> None:
+        pass
+
+
+class Terminal:
+    """Task, phase, step, loss and time left of one run."""
+
+    def __init__(self, label: str, tasks: list[str], steps_per_task: int, console: Console | None = None):
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.label, self.tasks = label, tasks
+        self.total = max(1, steps_per_task * len(tasks))
+        self.live: Live | None = None
+        self.last_line = time.monotonic()
+        self.seen: tuple[float, int] | None = None
+        self.finished = 0
+        self.step_seconds = 0.0
+
+    def __enter__(self) -> Terminal:
+        if self.console.is_terminal:
+            self.live = Live(Text(self.label), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def step(self, task: int, phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        done = task * self.total // len(self.tasks) + step
+        if self.seen is not None and done > self.seen[1]:
+            pace = (now - self.seen[0]) / (done - self.seen[1])
+            self.step_seconds = pace if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * pace
+        self.seen = (now, done)
+        left = self.step_seconds * max(0, self.total - done)
+        losses = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self._show(f"task {task + 1}/{len(self.tasks)} {self.tasks[task]} | {phase} {step}/{steps} | {losses}"
+                   + (f" | training {_duration(left)} left" if self.step_seconds else ""))
+
+    def evaluating(self, learned: int, task: int) -> None:
+        self.seen = None
+        self._show(f"evaluating {self.tasks[task]} after {learned} of {len(self.tasks)} tasks")
+
+    def evaluated(self, learned: int, task: int, episodes: list[Episode]) -> None:
+        self.seen = None
+        if episodes and learned and task == learned - 1:
+            mean = sum(e.score for e in episodes) / len(episodes)
+            self.say(f"{self.label} | learned {self.tasks[task]}: score {mean:.2f} over {len(episodes)} episodes")
+
+    def _show(self, text: str) -> None:
+        if self.live is not None:
+            self.live.update(Text(f"{self.label} | {text}"))
+        elif time.monotonic() - self.last_line >= QUIET_SECONDS:
+            self.last_line = time.monotonic()
+            self.console.print(f"{self.label} | {text}", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

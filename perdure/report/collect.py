@@ -1,0 +1,259 @@
+"""Read run folders and put the runs into rows that may be averaged; runs that must not be are refused.
+
+A row is a method (with a label where one method appears in several settings), its runs are its seeds.
+Averaging runs of different protocols or data gives a number that means nothing, so the first difference
+ends the report, named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.core.errors import UsageError
+from perdure.core.files import read_json
+from perdure.core.matrix import ScoreMatrix
+from perdure.core.metrics import Metric, measure
+
+DEPTH = 5
+"""How deep below a given folder runs are looked for: runs/<stream>/<method>/<run> and two levels more."""
+
+INSIDE = ("agent", "resume", "clips", "figures")
+"""Folders inside a run or a report that hold no runs."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run read from its folder: score matrix, environment.json (empty if missing) and metrics by name."""
+
+    folder: Path
+    row: str
+    matrix: ScoreMatrix
+    environment: dict[str, Any]
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.matrix.seed
+
+    @property
+    def train_seconds(self) -> float | None:
+        value = self.environment.get("train_seconds")
+        return float(value) if type(value) in (int, float) and 0 <= value < 1e12 else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row of the table: runs that differ in nothing but the seed, in the order of their seeds."""
+
+    name: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def first(self) -> ScoreMatrix:
+        return self.runs[0].matrix
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All rows of a report, best average performance first, and sentences that its reader must know."""
+
+    groups: tuple[Group, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def first(self) -> ScoreMatrix:
+        return self.groups[0].first
+
+    @property
+    def runs(self) -> tuple[RunResult, ...]:
+        return tuple(run for group in self.groups for run in group.runs)
+
+
+def collect(
+    folders: Sequence[Path | str], *, unfinished: bool = False, labels: Mapping[str, str] | None = None
+) -> Collection:
+    """Read runs from `folders`, each a run folder or a parent of run folders.
+
+    Args:
+        folders: where to look; a run found twice counts once.
+        unfinished: also take runs that are not finished; what they lack is then "not defined".
+        labels: given folder -> label, which makes its runs rows of their own: "method (label)".
+
+    Raises:
+        UsageError: nothing found, an unfinished run, or runs that must not share a row or a report.
+    """
+    if not folders:
+        raise UsageError("no run folder was given; give at least one, such as runs/demo")
+    labels = labels or {}
+    for given in labels:
+        if given not in [str(folder) for folder in folders]:
+            raise UsageError(
+                f"the label {labels[given]!r} is for {given}, which is not among the given folders"
+            )
+    found: dict[Path, str] = {}
+    for given in folders:
+        for folder in _run_folders(Path(given)):
+            found.setdefault(folder.resolve(), labels.get(str(given), ""))
+    notices: list[str] = []
+    runs = [run for folder, label in found.items() if (run := _read(folder, label, unfinished, notices))]
+    if not runs:
+        raise UsageError(f"{folders[0]} holds no run with scores; finish one with 'perdure run' first")
+    _same_stream(runs)
+    measured = [_measured(run, runs) for run in runs]
+    groups = [
+        _group(name, [run for run in measured if run.row == name]) for name in {run.row for run in measured}
+    ]
+    groups.sort(key=lambda group: (-_performance(group), group.name))
+    return Collection(tuple(groups), tuple(notices + _notices(groups)))
+
+
+def _run_folders(given: Path) -> Iterator[Path]:
+    """Run folders at or below `given`, in alphabetical order."""
+    if not given.is_dir():
+        raise UsageError(f"{given} is no folder; give a run folder or a folder that holds run folders")
+    found = list(_below(given, DEPTH))
+    if not found:
+        raise UsageError(
+            f"{given} holds no run (a folder with config.json or scores.json); give a run folder"
+        )
+    yield from found
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / "scores.json").is_file() or (folder / "config.json").is_file():
+        yield folder
+        return
+    if depth == 0:
+        return
+    for child in sorted(folder.iterdir()):
+        hidden = child.name.startswith(".") or child.name in INSIDE
+        if child.is_dir() and not child.is_symlink() and not hidden:
+            yield from _below(child, depth - 1)
+
+
+def _read(folder: Path, label: str, unfinished: bool, notices: list[str]) -> RunResult | None:
+    scores = folder / "scores.json"
+    again = f"finish it with 'perdure run --from {folder / 'config.json'}' or allow unfinished runs"
+    if not scores.is_file():
+        if not unfinished:
+            raise UsageError(f"{folder} has no scores.json, so the run is not finished; {again}")
+        notices.append(f"{folder.name} has no scores yet and was left out.")
+        return None
+    matrix = ScoreMatrix.load(scores)
+    if not matrix.complete:
+        if not unfinished:
+            raise UsageError(
+                f"{folder} is not finished ({len(matrix.cells)} cells evaluated so far); {again}"
+            )
+        notices.append(
+            f"{matrix.method} with seed {matrix.seed} is not finished: what it lacks is not defined."
+        )
+    path = folder / "environment.json"
+    environment = read_json(path) if path.is_file() else {}
+    if not isinstance(environment, dict):
+        raise UsageError(f"{path} holds no JSON object; restore it from a copy, or remove it")
+    row = f"{matrix.method} ({label})" if label else matrix.method
+    return RunResult(folder, row, matrix, environment)
+
+
+def _same_stream(runs: list[RunResult]) -> None:
+    """One report compares runs on one stream with one score; else its columns are different quantities."""
+    first = runs[0]
+    for run in runs[1:]:
+        for name in ("stream", "stream_version", "tasks", "score"):
+            here, there = first.matrix.__dict__[name], run.matrix.__dict__[name]
+            if here != there:
+                raise UsageError(
+                    f"{name} is {_short(here)} in {first.folder} and {_short(there)} in {run.folder}; "
+                    "one report compares runs on one stream and version, so report them apart"
+                )
+
+
+def digests(matrix: ScoreMatrix) -> dict[tuple[int, str], str]:
+    """(Position, task name) -> digest of the dataset it was learned from; a stream may name a task twice."""
+    return {(i, entry["task"]): entry["digest"] for i, entry in enumerate(matrix.data)}
+
+
+def _group(name: str, runs: list[RunResult]) -> Group:
+    """The runs of one row; refuses what must not be averaged, naming the field."""
+    runs = sorted(runs, key=lambda run: run.seed)
+    first = runs[0]
+    for run in runs[1:]:
+        for field_name, here, there in _identity(first.matrix, run.matrix):
+            if here != there:
+                raise UsageError(
+                    f"{field_name} is {_short(here)} in {first.folder} and {_short(there)} in {run.folder}; "
+                    f"runs of the row '{name}' must agree in it: give one of them a label or leave it out"
+                )
+    for left, right in zip(runs, runs[1:], strict=False):
+        if left.seed == right.seed:
+            raise UsageError(
+                f"seed {left.seed} of '{name}' appears in {left.folder} and in {right.folder}; leave one out"
+            )
+    return Group(name, tuple(runs))
+
+
+def _identity(a: ScoreMatrix, b: ScoreMatrix) -> Iterator[tuple[str, Any, Any]]:
+    """Every field in which runs of one row must agree, with both values; the readable ones first."""
+    for name in ("method", "policy", "profile"):
+        yield name, a.__dict__[name], b.__dict__[name]
+    for name in sorted(a.protocol.keys() | b.protocol.keys()):
+        yield f"protocol.{name}", a.protocol.get(name), b.protocol.get(name)
+    ours, theirs = digests(a), digests(b)
+    for place in sorted(ours.keys() | theirs.keys()):
+        yield f"data digest of {place[1]}", ours.get(place), theirs.get(place)
+    yield "config_hash", a.config_hash, b.config_hash
+
+
+def _measured(run: RunResult, runs: list[RunResult]) -> RunResult:
+    reference = find_reference(run, runs)
+    metrics = measure(run.matrix, reference.matrix if reference else None)
+    return RunResult(run.folder, run.row, run.matrix, run.environment, metrics)
+
+
+def find_reference(run: RunResult, runs: Sequence[RunResult]) -> RunResult | None:
+    """The run of `independent` with the policy, profile, data and seed of `run`; the first one, or None."""
+    for other in runs:
+        same = (
+            other.matrix.method == "independent"
+            and other.matrix.policy == run.matrix.policy
+            and other.matrix.profile == run.matrix.profile
+            and other.seed == run.seed
+            and digests(other.matrix) == digests(run.matrix)
+        )
+        if same:
+            return other
+    return None
+
+
+def _performance(group: Group) -> float:
+    """Mean average performance, for the order of rows; -1e9 where no run has one."""
+    values = [v for run in group.runs if (v := run.metrics["average_performance"].value) is not None]
+    return sum(values) / len(values) if values else -1e9
+
+
+def _notices(groups: list[Group]) -> list[str]:
+    """What a reader must know before comparing rows."""
+    notices = []
+    if any(digests(group.first) != digests(groups[0].first) for group in groups):
+        notices.append("Rows were learned from different data: compare them with care.")
+    if len({(group.first.policy, group.first.profile) for group in groups}) > 1:
+        notices.append("Rows use different policies or profiles: compare them with care.")
+    if len({tuple(run.seed for run in group.runs) for group in groups}) > 1:
+        notices.append("Rows have different seeds: differences paired by seed use those they share.")
+    for group in groups:
+        resumed = [str(run.seed) for run in group.runs if not run.matrix.bit_exact]
+        if resumed:
+            notices.append(
+                f"{group.name}, seed {', '.join(resumed)}: resumed on another machine type, versions or "
+                "thread count, so a repetition need not give identical bits."
+            )
+    return notices
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

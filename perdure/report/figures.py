@@ -1,0 +1,396 @@
+"""Figures of a report: score matrices, curves over the stream, average against tasks seen, cost, retention.
+
+Every figure is returned as a matplotlib `Figure` with its alternative text. Colours follow Paul Tol's
+"bright" scheme, which stays apart for all common kinds of colour blindness; markers tell the methods apart a
+second time.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter
+
+from perdure.core.intervals import bootstrap
+from perdure.core.matrix import ScoreMatrix
+from perdure.report.collect import Collection, Group, RunResult
+
+COLOURS = ("#4477AA", "#228833", "#AA3377", "#66CCEE", "#EE8866", "#332288", "#999933")
+MARKERS = ("o", "D", "^", "P", "<", ">", "p")
+
+FIXED = {
+    "finetune": ("#EE6677", "s"),
+    "er": ("#4477AA", "o"),
+    "packnet": ("#228833", "D"),
+    "ewc": ("#AA3377", "^"),
+    "independent": ("#777777", "X"),
+    "joint": ("#CCBB44", "v"),
+}
+"""Methods in almost every report look the same in all of them; the two references are grey and yellow."""
+
+INK, QUIET, GRID, ABSENT = "#1f2933", "#66727f", "#e4e8ec", "#eceff2"
+
+HEAT = LinearSegmentedColormap.from_list("perdure", ["#f7fafc", "#c9dceb", "#7fb0d3", "#3d7fb1", "#174a7c"])
+"""Light to dark in one hue: order survives greyscale printing."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "svg.hashsalt": "perdure",
+    # A task name with dollar signs is a name and no formula.
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with a file name, a caption and what it shows in words for readers who cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+def encode(picture: Picture, kind: str) -> bytes:
+    """The figure as "svg" or "png"; the same figure always gives the same bytes."""
+    out = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context(STYLE):
+        picture.figure.savefig(
+            out, format=kind, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata
+        )
+    return out.getvalue()
+
+
+def styles(collection: Collection) -> dict[str, tuple[str, str]]:
+    """Row -> (colour, marker); by name, so that a method keeps its colour however the rows are sorted."""
+    names = sorted(group.name for group in collection.groups)
+    taken = {FIXED[name] for name in names if name in FIXED}
+    free = [pair for pair in zip(COLOURS, MARKERS, strict=True) if pair not in taken]
+    others = [name for name in names if name not in FIXED]
+    look = {name: FIXED[name] for name in names if name in FIXED}
+    return look | {name: free[i % len(free)] for i, name in enumerate(others)}
+
+
+def limits(collection: Collection, margin: float) -> tuple[float, float]:
+    """Range of the score axis: the score's scale, and more where scores lie outside of it."""
+    scale = collection.first.score
+    arrays = [run.matrix.as_array() for run in collection.runs]
+    known = np.concatenate([array[np.isfinite(array)] for array in arrays])
+    low, high = min([scale["low"], *known]), max([scale["high"], *known])
+    return float(low - margin * (high - low)), float(high + margin * (high - low))
+
+
+def pictures(collection: Collection) -> list[Picture]:
+    """All figures of the report, laid out."""
+    with matplotlib.rc_context(STYLE):
+        drawn = [stream_curves(collection), tasks_seen(collection), retention(collection), cost(collection)]
+        drawn += [heat_map(group) for group in collection.groups]
+        for picture in drawn:
+            # Laid out once and then fixed: the layout engine moves things a little on every further drawing.
+            picture.figure.draw_without_rendering()
+            picture.figure.set_layout_engine("none")
+        return drawn
+
+
+def mean_matrix(group: Group) -> np.ndarray:
+    """(N+1, N) mean over seeds; NaN where a seed has no score."""
+    return np.asarray(np.mean([run.matrix.as_array() for run in group.runs], axis=0))
+
+
+# -- score matrix -------------------------------------------------------------------------------------
+
+
+def heat_map(group: Group) -> Picture:
+    """The score matrix of one row, mean over seeds; hatched grey cells are not defined."""
+    tasks, values = group.first.tasks, mean_matrix(group)
+    n = len(tasks)
+    low, high = group.first.score["low"], group.first.score["high"]
+    size = 0.62 if n <= 6 else 0.5
+    figure = Figure(figsize=(1.9 + size * n * 1.25, 1.5 + size * (n + 1) * 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(False)
+    axes.set(xlim=(-0.5, n - 0.5), ylim=(n + 0.5, -0.5))
+    for learned in range(n + 1):
+        for task in range(n):
+            _heat_cell(axes, learned, task, values[learned, task], low, high, small=n > 12)
+    for task in np.flatnonzero(np.isfinite(np.diag(values, -1))):
+        axes.add_patch(Rectangle((task - 0.46, task + 0.54), 0.92, 0.92, fill=False, ec=INK, lw=1.4))
+    axes.set_xticks(range(n), tasks, rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n + 1), ["before any", *(f"after {task}" for task in tasks)])
+    axes.spines[:].set_visible(False)
+    axes.set_title(group.name)
+    axes.set_xlabel("evaluated on", color=QUIET)
+    rows = ["before any task", *(f"after {task}" for task in tasks)]
+    lines = [f"{rows[k]}: {', '.join(_word(value) for value in values[k])}" for k in range(n + 1)]
+    alt = f"Score matrix of {group.name}; columns {', '.join(tasks)}. {'; '.join(lines)}."
+    caption = f"{group.name}, mean over {_seeds(group)}. Framed: the task just learned. Hatched: not defined."
+    return Picture(f"matrix-{_file_name(group.name)}", figure, caption, alt)
+
+
+def _heat_cell(axes: Axes, row: int, column: int, value: float, low: float, high: float, small: bool) -> None:
+    if np.isnan(value):
+        box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc=ABSENT, ec="#cfd6dc", hatch="////", lw=0)
+        axes.add_patch(box)
+        return
+    level = float(np.clip((value - low) / (high - low), 0, 1))
+    axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc=HEAT(level), ec="none"))
+    ink = "white" if level > 0.55 else INK
+    axes.text(
+        column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=6.5 if small else 8.5
+    )
+
+
+def _word(value: float) -> str:
+    return "not defined" if np.isnan(value) else f"{value:.2f}"
+
+
+# -- curves over the stream ---------------------------------------------------------------------------
+
+
+def stream_curves(collection: Collection) -> Picture:
+    """One panel per task over the whole stream; the shaded stretch is the task's own training."""
+    tasks = collection.first.tasks
+    n = len(tasks)
+    columns = 1 if n <= 6 else 2
+    rows = -(-n // columns)
+    figure = Figure(figsize=(8.6, 0.9 + 1.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for extra in range(n, rows * columns):
+        panels.T.flat[extra].set_visible(False)
+    look = styles(collection)
+    for task, axes in zip(range(n), panels.T.flat, strict=False):
+        axes.axvspan(task, task + 1, color="#f1f4f7", zorder=0, lw=0)
+        axes.grid(axis="x", visible=False)
+        for boundary in range(1, n):
+            axes.axvline(boundary, color="#c7ced5", lw=0.8, ls=(0, (2, 2)), zorder=1)
+        for group in collection.groups:
+            _task_line(axes, group, task, *look[group.name])
+        axes.set(xlim=(-0.04, n + 0.04), ylim=limits(collection, 0.07))
+        axes.set_title(tasks[task], fontsize=9, pad=3)
+        axes.set_xticks(
+            np.arange(n) + 0.5, [_clip(t, 34 // n + 8) for t in tasks], fontsize=8 if n <= 6 else 6
+        )
+        axes.tick_params(axis="x", rotation=0 if n <= 4 else 60)
+    figure.supylabel("score", fontsize=9)
+    _legend(figure, collection)
+    caption = (
+        "Score of each task while the stream is learned. Shaded: the task's own training, curve on the "
+        "second list of goals; markers: cells of the score matrix, final goals. Bands: 95 % bootstrap over "
+        "seeds; with fewer than 5 seeds thin lines are single seeds."
+    )
+    alt = f"Learning curves of {', '.join(look)} over the stream of {n} tasks: {', '.join(tasks)}."
+    return Picture("curves", figure, caption, alt)
+
+
+def _task_line(axes: Axes, group: Group, task: int, colour: str, marker: str) -> None:
+    """Cells before, the learning curve during, and cells after the task's own training."""
+    n = group.first.n
+    before = [(float(k), _cell(k, task)) for k in (0, task) if k <= task]
+    fractions = sorted({f for run in group.runs for t, f in run.matrix.curve if t == task})
+    during = [(task + fraction, _curve(task, fraction)) for fraction in fractions]
+    after = [(float(k), _cell(k, task)) for k in range(task + 1, n + 1)]
+    for points, style in ((dict(before).items(), ":"), (during, "-"), (after, "-")):
+        xs, values = _by_seed(group, list(points))
+        if not xs.size:
+            continue
+        mark = None if points is during else marker
+        _line(axes, xs, values, colour, mark, style)
+
+
+def _cell(learned: int, task: int) -> Callable[[ScoreMatrix], float | None]:
+    return lambda matrix: matrix.mean(learned, task)
+
+
+def _curve(task: int, fraction: float) -> Callable[[ScoreMatrix], float | None]:
+    return lambda matrix: matrix.curve_mean(task, fraction)
+
+
+def _by_seed(
+    group: Group, points: list[tuple[float, Callable[[ScoreMatrix], float | None]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) positions and (seeds, P) values of the points that every seed has."""
+    xs, columns = [], []
+    for x, read in points:
+        values = [value for run in group.runs if (value := read(run.matrix)) is not None]
+        if len(values) == len(group.runs):
+            xs.append(x)
+            columns.append(values)
+    return np.array(xs), np.array(columns).T
+
+
+def _line(
+    axes: Axes, xs: np.ndarray, values: np.ndarray, colour: str, marker: str | None, style: str
+) -> None:
+    """Mean over seeds, with a band (5 seeds or more) or the single seeds as thin lines."""
+    intervals = [bootstrap(column) for column in values.T]
+    if intervals[0]:
+        low, high = [i.low for i in intervals if i], [i.high for i in intervals if i]
+        axes.fill_between(xs, low, high, color=colour, alpha=0.16, lw=0)
+    elif len(values) > 1:
+        axes.plot(xs, values.T, color=colour, lw=0.6, alpha=0.45, ls=style)
+    axes.plot(
+        xs, values.mean(axis=0), color=colour, lw=1.7, ls=style, marker=marker, ms=4, mec="white", mew=0.6
+    )
+
+
+# -- average against tasks seen -----------------------------------------------------------------------
+
+
+def tasks_seen(collection: Collection) -> Picture:
+    """Mean score of the tasks learned so far, after each task."""
+    n = collection.first.n
+    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    axes = figure.subplots()
+    look = styles(collection)
+    parts = []
+    for group in collection.groups:
+        xs, values = _by_seed(group, [(float(k), _average(k)) for k in range(1, n + 1)])
+        if xs.size:
+            _line(axes, xs, values, *look[group.name], "-")
+            parts.append(f"{group.name} {', '.join(f'{value:.2f}' for value in values.mean(axis=0))}")
+    axes.set(xlabel="tasks learned", ylabel="mean score of the tasks learned", xlim=(0.8, n + 0.2))
+    axes.set_ylim(limits(collection, 0.05))
+    axes.set_xticks(range(1, n + 1))
+    _legend(figure, collection)
+    caption = "Average performance against tasks seen: mean over the tasks learned so far."
+    return Picture("tasks-seen", figure, caption, f"Average performance after each task. {'; '.join(parts)}.")
+
+
+def _average(k: int) -> Callable[[ScoreMatrix], float | None]:
+    """Mean of a[k, 1..k]; None if a cell is not defined."""
+
+    def read(matrix: ScoreMatrix) -> float | None:
+        means = [mean for task in range(k) if (mean := matrix.mean(k, task)) is not None]
+        return sum(means) / k if len(means) == k else None
+
+    return read
+
+
+# -- retention and cost -------------------------------------------------------------------------------
+
+
+def retention(collection: Collection) -> Picture:
+    """Every task right after it was learned (hollow) and at the end of the stream (filled)."""
+    tasks = collection.first.tasks
+    n, groups = len(tasks), collection.groups
+    figure = Figure(figsize=(8.6, 0.75 + n * (0.1 + 0.17 * len(groups))), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(axis="y", visible=False)
+    look = styles(collection)
+    step = 0.8 / max(len(groups), 1)
+    for task in range(n):
+        if task % 2:
+            axes.axhspan(task - 0.5, task + 0.5, color="#f6f8fa", lw=0, zorder=0)
+        for i, group in enumerate(groups):
+            values = mean_matrix(group)
+            first, last, y = values[task + 1, task], values[n, task], task - 0.4 + step * (i + 0.5)
+            colour, marker = look[group.name]
+            axes.plot([first, last], [y, y], color=colour, lw=1.8, alpha=0.55, solid_capstyle="round")
+            axes.plot(first, y, marker=marker, ms=5.5, mfc="white", mec=colour, mew=1.4, clip_on=False)
+            axes.plot(last, y, marker=marker, ms=5.5, color=colour, mec="white", mew=0.5, clip_on=False)
+    axes.set(xlim=limits(collection, 0.02), ylim=(n - 0.5, -0.5), xlabel="score")
+    axes.set_yticks(range(n), tasks)
+    _legend(figure, collection)
+    caption = "Each task right after it was learned (hollow) and at the end (filled), mean over seeds."
+    return Picture(
+        "retention", figure, caption, "Each task right after learning and at the end; numbers in the table."
+    )
+
+
+def cost(collection: Collection) -> Picture:
+    """Average performance against parameters, bytes kept and training time."""
+    panels: list[tuple[str, Callable[[RunResult], float | None]]] = [
+        ("parameters", lambda run: run.matrix.footprint.get("parameters")),
+        ("bytes kept: agent and memory", _bytes_kept),
+        ("training seconds", lambda run: run.train_seconds),
+    ]
+    figure = Figure(figsize=(8.6, 2.9), layout="constrained")
+    look = styles(collection)
+    for i, (axes, (title, read)) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels, strict=True)):
+        for group in collection.groups:
+            pairs = [(read(run), run.metrics["average_performance"].value) for run in group.runs]
+            known = np.array([(x, y) for x, y in pairs if x is not None and y is not None], dtype=float)
+            if known.size:
+                colour, marker = look[group.name]
+                axes.plot(
+                    *known.mean(axis=0), marker=marker, color=colour, ms=8, mec="white", mew=0.8, ls="none"
+                )
+        axes.set(xlabel=title, ylim=limits(collection, 0.06))
+        axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if i == 0:
+            axes.set_ylabel("average performance")
+    _legend(figure, collection)
+    caption = "Average performance against what it costs. Up and to the left is better."
+    return Picture(
+        "cost", figure, caption, "Average performance against parameters, bytes kept and training time."
+    )
+
+
+def _bytes_kept(run: RunResult) -> float | None:
+    footprint = run.matrix.footprint
+    if "agent_bytes" not in footprint or "memory_bytes" not in footprint:
+        return None
+    return float(footprint["agent_bytes"] + footprint["memory_bytes"])
+
+
+# -- shared -------------------------------------------------------------------------------------------
+
+
+def _legend(figure: Figure, collection: Collection) -> None:
+    look = styles(collection)
+    lines = [
+        Line2D([], [], color=look[g.name][0], marker=look[g.name][1], lw=1.7, mec="white")
+        for g in collection.groups
+    ]
+    names = [group.name for group in collection.groups]
+    figure.legend(
+        lines, names, loc="outside upper left", ncols=min(len(names), 6), fontsize=8.5, handlelength=1.8
+    )
+
+
+def _seeds(group: Group) -> str:
+    return "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
+
+
+def _clip(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _file_name(name: str) -> str:
+    """A name for a file: letters, digits, dash and underscore only."""
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name
+    )

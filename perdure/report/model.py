@@ -1,0 +1,300 @@
+"""The one table behind every rendering: rows, columns, entries with their values, and words for numbers.
+
+Terminal, Markdown, LaTeX, CSV, JSON and HTML all show this table, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from perdure.core.intervals import Interval, Summary, paired, summarise, wilson
+from perdure.core.matrix import COUNTS, ScoreMatrix
+from perdure.core.metrics import DEFINITIONS
+from perdure.report.collect import Collection, Group, RunResult
+
+UNDEFINED = "not defined"
+"""What is printed for a metric without a value; never 0."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`kind` says how numbers are written: score, signed, count, bytes, seconds or text."""
+
+    key: str
+    title: str
+    short: str
+    kind: str
+    section: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the table: a summary over seeds, or a text, or neither and the reason."""
+
+    summary: Summary | None = None
+    interval: Interval | None = None
+    words: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    seeds: tuple[int, ...]
+    entries: dict[str, Entry]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Average performance of `row` minus that of `baseline`, seed by seed."""
+
+    row: str
+    baseline: str
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """Results and footprint of all rows, best average performance first."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    notices: tuple[str, ...]
+
+    def section(self, *names: str) -> tuple[Column, ...]:
+        """Columns of the sections "results", "footprint" or "protocol"."""
+        return tuple(column for column in self.columns if column.section in names)
+
+
+SHORT = {
+    "average_performance": "Average performance",
+    "forgetting": "Forgetting",
+    "forgetting_max": "Forgetting (max - end)",
+    "backward_transfer": "Backward transfer",
+    "forward_transfer": "Forward transfer (area)",
+    "forward_transfer_difference": "Area difference",
+    "forward_transfer_zero_shot": "Forward transfer (zero-shot)",
+    "intransigence": "Intransigence",
+}
+
+UNSIGNED = ("average_performance", "forgetting", "forgetting_max")
+"""Written without a plus sign: their positive values are the usual ones."""
+
+RESULTS = tuple(
+    Column(key, definition.title, SHORT[key], "score" if key in UNSIGNED else "signed", "results")
+    for key, definition in DEFINITIONS.items()
+)
+
+ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
+
+FOOTPRINT = (
+    Column("seeds", "seeds", "Seeds", "text", "footprint"),
+    Column("parameters", "parameters, total", "Parameters", "count", "footprint"),
+    Column("parameters_per_task", "parameters added per task", "Parameters per task", "text", "footprint"),
+    Column("memory_bytes", "memory of past data", "Memory kept", "bytes", "footprint"),
+    Column("agent_bytes", "agent on disk", "Agent on disk", "bytes", "footprint"),
+    Column(
+        "environment_steps", "environment steps used outside evaluation", "Env steps", "count", "footprint"
+    ),
+    Column("train_seconds", "training time", "Training", "seconds", "footprint"),
+    Column("policy", "policy, profile", "Policy", "text", "protocol"),
+    Column("heads", "heads", "Heads", "text", "protocol"),
+    Column("normaliser", "normaliser", "Normaliser", "text", "protocol"),
+    Column("task_id", "task id at test", "Task id", "text", "protocol"),
+    Column("past_data", "goes back to past data", "Past data", "text", "protocol"),
+)
+
+
+def build(collection: Collection) -> Table:
+    """The table of a collection of runs."""
+    first = collection.first
+    rows = tuple(_row(group) for group in collection.groups)
+    errors = any(run.matrix.action_error for run in collection.runs)
+    columns = (*RESULTS, *((ACTION_ERROR,) if errors else ()), *FOOTPRINT)
+    title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
+    return Table(title, columns, rows, _differences(rows), collection.notices)
+
+
+def scale(matrix: ScoreMatrix) -> str:
+    """The score in words, such as "success (latched success), 0 to 1"."""
+    score = matrix.score
+    source = f" ({score['source']})" if score["source"] else ""
+    return f"{score['kind']}{source}, {score['low']:g} to {score['high']:g}"
+
+
+def _row(group: Group) -> Row:
+    first = group.first
+    entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
+    entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
+    for key in COUNTS:
+        entries[key] = _numbers(group, _footprint(key), "not recorded")
+    entries["train_seconds"] = _numbers(group, lambda run: run.train_seconds, "not recorded")
+    protocol = first.protocol
+    texts = {
+        "seeds": _seeds([run.seed for run in group.runs]),
+        "parameters_per_task": _per_task(first.footprint.get("parameters_per_task", [])),
+        "policy": f"{first.policy}, {first.profile}",
+        "heads": str(protocol["heads"]),
+        "normaliser": str(protocol["normaliser"]),
+        "task_id": "given" if protocol["task_id_at_test"] else "not given",
+        "past_data": "yes" if protocol["past_data"] else "no",
+    }
+    entries |= {
+        key: Entry(words=words, reason="" if words else "not recorded") for key, words in texts.items()
+    }
+    return Row(group.name, tuple(run.seed for run in group.runs), entries)
+
+
+def _metric_entry(group: Group, key: str) -> Entry:
+    """Mean over the seeds for which the metric is defined; the notes name what is left out."""
+    metrics = {run.seed: run.metrics[key] for run in group.runs}
+    values = {seed: metric.value for seed, metric in metrics.items() if metric.value is not None}
+    reasons = list(dict.fromkeys(metric.reason for metric in metrics.values() if metric.reason))
+    summary = summarise(values)
+    if summary is None:
+        return Entry(reason="; ".join(reasons))
+    notes = [f"seed {seed}: {metric.note}" for seed, metric in metrics.items() if metric.note]
+    if reasons:
+        notes.append(f"defined for {len(values)} of {len(metrics)} seeds; {'; '.join(reasons)}")
+    interval = summary.interval
+    if key == "average_performance" and len(group.runs) == 1:
+        interval = episode_range([group.first], group.first.n, range(group.first.n))
+    return Entry(summary, interval, notes=tuple(notes))
+
+
+def _numbers(group: Group, read: Callable[[RunResult], float | None], missing: str) -> Entry:
+    values = {run.seed: float(value) for run in group.runs if (value := read(run)) is not None}
+    summary = summarise(values)
+    return Entry(summary) if summary else Entry(reason=missing)
+
+
+def _footprint(key: str) -> Callable[[RunResult], float | None]:
+    return lambda run: run.matrix.footprint.get(key)
+
+
+def _action_error(run: RunResult) -> float | None:
+    """Mean over tasks of the held-out action error after the last task; None if one is missing."""
+    errors = [run.matrix.action_error.get((run.matrix.n, task)) for task in range(run.matrix.n)]
+    values = [error[0] for error in errors if error]
+    return sum(values) / len(values) if len(values) == run.matrix.n else None
+
+
+def _seeds(seeds: list[int]) -> str:
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{len(seeds)} ({seeds[0]}-{seeds[-1]})"
+    return f"{len(seeds)} ({', '.join(map(str, seeds))})"
+
+
+def _per_task(counts: list[int]) -> str:
+    if not counts:
+        return ""
+    if len(set(counts)) == 1:
+        return f"{counts[0]:,} each"
+    return (
+        " / ".join(f"{count:,}" for count in counts)
+        if len(counts) <= 4
+        else f"{min(counts):,} to {max(counts):,}"
+    )
+
+
+def _differences(rows: tuple[Row, ...]) -> tuple[Difference, ...]:
+    """Every row against `finetune`, or against the lowest row where there is no `finetune`."""
+    scored = {row.name: row.entries["average_performance"].summary for row in rows}
+    values = {name: dict(summary.by_seed) for name, summary in scored.items() if summary}
+    if len(values) < 2:
+        return ()
+    baseline = "finetune" if "finetune" in values else list(values)[-1]
+    pairs = {name: paired(values[name], values[baseline]) for name in values if name != baseline}
+    return tuple(Difference(name, baseline, summary) for name, summary in pairs.items() if summary)
+
+
+def episode_range(matrices: Sequence[ScoreMatrix], learned: int, tasks: Iterable[int]) -> Interval | None:
+    """Wilson interval over all episodes of the cells (learned, task); None where the score is no success."""
+    cells = [matrix.cells.get((learned, task)) for task in tasks for matrix in matrices]
+    episodes = [episode for cell in cells if cell for episode in cell.episodes]
+    if not episodes or any(
+        episode.success is None or episode.score != episode.success for episode in episodes
+    ):
+        return None
+    return wilson(sum(bool(episode.success) for episode in episodes), len(episodes))
+
+
+# -- words for numbers --------------------------------------------------------------------------------
+
+
+def show(entry: Entry, column: Column, *, spread: bool = True) -> str:
+    """The entry as text: mean, then the interval (5 seeds or more) or the single values (2 to 4 seeds).
+
+    An "ᵉ" marks an interval over the episodes of a single seed.
+    """
+    if entry.words:
+        return entry.words
+    if entry.summary is None:
+        return UNDEFINED if column.section == "results" else entry.reason
+    text = number(entry.summary.mean, column.kind)
+    exact = all(value == 0 for value in entry.summary.values)
+    if not spread or exact or column.section != "results":
+        return text
+    if entry.interval:
+        ends = f"[{number(entry.interval.low, column.kind)}, {number(entry.interval.high, column.kind)}]"
+        return f"{text} {ends}" + ("ᵉ" if entry.interval.kind == "episodes" else "")
+    if 1 < len(entry.summary.values):
+        return f"{text} ({', '.join(number(value, column.kind) for value in entry.summary.values)})"
+    return text
+
+
+def number(value: float, kind: str) -> str:
+    """A number in the way of its kind; a score that is exactly 0 is "0", one that rounds to 0 is "0.00"."""
+    if kind == "count":
+        return f"{value:,.0f}"
+    if kind == "bytes":
+        return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")), "B")
+    if kind == "seconds":
+        return _scaled(value, ((3600, "h"), (60, "min")), "s")
+    if value == 0:
+        return "0"
+    text = f"{math.fabs(value):.2f}"
+    if text == "0.00":
+        return text
+    plus = "+" if kind == "signed" else ""
+    return ("\N{MINUS SIGN}" if value < 0 else plus) + text
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...], base: str) -> str:
+    for size, unit in units:
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} {base}" if value else "0"
+
+
+def remarks(table: Table) -> list[str]:
+    """Sentences below the table: what is not defined and why, which means leave tasks or seeds out."""
+    lines = []
+    titles = {column.key: column.title for column in table.section("results")}
+    rows_by_gap: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        by_reason: dict[str, list[str]] = {}
+        for key, title in titles.items():
+            entry = row.entries[key]
+            if entry.summary is None:
+                by_reason.setdefault(entry.reason, []).append(title)
+            lines += [f"{row.name}, {title}: {note}." for note in entry.notes]
+        for reason, names in by_reason.items():
+            rows_by_gap.setdefault((", ".join(names), reason), []).append(row.name)
+    for (gaps, reason), rows in rows_by_gap.items():
+        lines.append(f"{', '.join(rows)}: {gaps} not defined: {reason}.")
+    kinds = {e.interval.kind for row in table.rows for e in row.entries.values() if e.interval}
+    if "episodes" in kinds:
+        lines.append(
+            "ᵉ 95 % Wilson interval over the episodes of one seed; it says nothing about other seeds."
+        )
+    if "seeds" in kinds:
+        lines.append(
+            "Square brackets: 95 % bootstrap interval over seeds. A plain 0 is exactly 0 in every seed."
+        )
+    return lines + list(table.notices)

@@ -1,0 +1,123 @@
+"""Measure how noise lowers the success of Meta-World's scripted experts; choose five levels per task.
+
+Writes perdure/benchmarks/goals/metaworld_v3_noise.json; names of tasks as arguments renew only those.
+
+One noise level is no quality scale: per-step noise ruins the hammer and leaves the window untouched. So for
+each task the first axis that brings success down to a fifth is taken: Gaussian noise, else a stretch of
+random actions of growing length on top of slight noise. On it, levels are sought by bisection at the
+successes in TARGETS. Where the undisturbed expert itself fails too often within the horizon, the best level
+repeats an episode with slight noise until it succeeds. The levels are then measured again on other goals, and
+those figures are the ones that are written.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from perdure.benchmarks.continual_world import TASKS
+from perdure.benchmarks.metaworld_source import NOISE_FILE, MetaWorldSource
+from perdure.core.files import read_json, write_atomic
+from perdure.data.roll import Level, episode_generator, roll_episode
+
+SEARCH = range(0, 30)
+"""Data goals for the search."""
+
+CONFIRM = range(100, 160)
+"""Data goals for the figures that are written."""
+
+TARGETS = (0.8, 0.6, 0.4)
+LOWEST = 0.15
+BEST = 0.93
+"""A best level below this in the search is repeated until it succeeds."""
+
+REPEATED = [Level(noise=noise, tries=10) for noise in (0.1, 0.2, 0.3, 0.4)]
+
+AXES: list[tuple[float, Callable[[float], Level]]] = [
+    (3.0, lambda x: Level(noise=x)),
+    (1.0, lambda x: Level(noise=0.3, random=x)),
+]
+"""(largest value, level for a value)."""
+
+
+class Bench:
+    """Successes of one task, each level measured once per set of goals."""
+
+    def __init__(self, task: str):
+        self._source = MetaWorldSource(task)
+        self._env, self._expert, self._goals = (
+            self._source.environment(),
+            self._source.expert(),
+            self._source.goals(),
+        )
+        self._known: dict[tuple[Level, range], float] = {}
+
+    def success(self, level: Level, episodes: range = SEARCH) -> float:
+        if (level, episodes) not in self._known:
+            wins = sum(self._succeeds(level, episode) for episode in episodes)
+            self._known[level, episodes] = round(wins / len(episodes), 3)
+        return self._known[level, episodes]
+
+    def _succeeds(self, level: Level, episode: int) -> bool:
+        source, name = self._source, f"{self._source.name} {level}"
+        generator = episode_generator(0, name, episode)
+        goal, horizon = self._goals[episode], source.horizon
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = roll_episode(
+                self._env,
+                self._expert,
+                goal,
+                level,
+                generator,
+                spec=source.spec,
+                horizon=horizon,
+                after_success=0,
+            )
+        return bool(found.success)
+
+
+def bisect(bench: Bench, axis: Callable[[float], Level], high: float, target: float) -> Level:
+    """The level on the axis whose success was nearest to `target`; success falls from 0 to `high`."""
+    low, tried = 0.0, []
+    for _ in range(6):
+        level = axis(round((low + high) / 2, 3))
+        success = bench.success(level)
+        tried.append((abs(success - target), level))
+        if abs(success - target) < 0.04:
+            break
+        low, high = (
+            (low, round((low + high) / 2, 3)) if success < target else (round((low + high) / 2, 3), high)
+        )
+    return min(tried, key=lambda pair: pair[0])[1]
+
+
+def calibrate(task: str) -> dict[str, Any]:
+    bench = Bench(task)
+    best = Level()
+    if bench.success(best) < BEST:
+        best = max(REPEATED, key=bench.success)
+    # the last axis always reaches the bottom: at its end every action is random
+    high, axis = next(((high, axis) for high, axis in AXES if bench.success(axis(high)) <= LOWEST), AXES[-1])
+    ladder = [best, *(bisect(bench, axis, high, target) for target in (*TARGETS, LOWEST))]
+    rows = [{**asdict(level), "success": bench.success(level, CONFIRM)} for level in ladder]
+    table = {"expert": bench.success(Level(), CONFIRM), "levels": rows}
+    successes = [row["success"] for row in rows]
+    verdict = "" if successes[0] >= 0.9 and successes[-1] <= 0.3 else "  NOT A LADDER"
+    print(f"{task}: expert {table['expert']}, {[tuple(row.values()) for row in rows]}{verdict}", flush=True)
+    return table
+
+
+def main() -> None:
+    tables = read_json(NOISE_FILE)["tasks"] if NOISE_FILE.exists() else {}
+    for task in sys.argv[1:] or TASKS:
+        tables[task] = calibrate(task)
+        head = json.dumps({"format": 1, "episodes": len(CONFIRM), "horizon": 200})[:-1]
+        lines = [f' "{name}": {json.dumps(tables[name])}' for name in TASKS if name in tables]
+        write_atomic(NOISE_FILE, (head + ', "tasks": {\n' + ",\n".join(lines) + "\n}}\n").encode())
+
+
+if __name__ == "__main__":
+    main()
