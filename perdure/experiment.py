@@ -9,17 +9,20 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from perdure import __version__
+from perdure.benchmarks import STREAMS
 from perdure.core.config import build, convert, digest, first_difference, to_json
 from perdure.core.errors import UsageError, nearest
 from perdure.core.files import read_json, write_json
@@ -56,8 +59,11 @@ class RunConfig:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits of everything but the seed."""
-        return digest({k: v for k, v in asdict(self).items() if k != "seed"})
+        """Eight hex digits of everything but the seed. A user's stream counts by its content, wherever its file lies."""
+        values = {k: v for k, v in asdict(self).items() if k != "seed"}
+        if self.stream.endswith(".toml"):
+            values["stream"] = Path(self.stream).name
+        return digest(values)
 
     @property
     def default_folder(self) -> Path:
@@ -85,7 +91,7 @@ def find(reference: str, table: dict[str, str], what: str) -> Any:
 
 def resolve(
     method: str,
-    stream: str,
+    stream: str | Stream,
     *,
     policy: str = "bc",
     profile: str = "cpu",
@@ -98,6 +104,8 @@ def resolve(
 ) -> RunConfig:
     """The config of a run: defaults, then the profile, then the benchmark's settings, then the options given.
 
+    A Stream made in Python counts by its facts and the digests of its data; it keeps the settings of its name.
+
     Raises:
         UsageError: an unknown name or option, or a value that cannot be used.
     """
@@ -108,18 +116,28 @@ def resolve(
     seed = convert(seed, int, "seed")
     if not 0 <= seed < 2**31:
         raise UsageError(f"seed is {seed}; give a whole number from 0 to {2**31 - 1}")
-    preset, module = policy_class.PROFILES[profile], benchmark(stream)
+    preset, (stream_name, module, options) = policy_class.PROFILES[profile], _identified(stream, stream_options_ or {})
     recipe = dict(preset["training"])
     for name in ("*", method):
         recipe |= module.SETTINGS.get((name, policy, profile), {})
     sizes = preset["policy"] | module.POLICY.get((policy, profile), {})
     return RunConfig(
-        method=method, stream=stream, policy=policy, profile=profile, seed=seed, precision=precision,
+        method=method, stream=stream_name, policy=policy, profile=profile, seed=seed, precision=precision,
         method_config=to_json(build(method_class.Config, recipe | (method_options or {}), "method")),
         policy_config=to_json(build(policy_class.Config, sizes | (policy_options or {}), "policy")),
-        stream_options=stream_options(stream, stream_options_ or {}),
+        stream_options=options,
         evaluation=to_json(build(EvaluationConfig, evaluation or {}, "evaluation")),
     )  # fmt: skip
+
+
+def _identified(stream: str | Stream, options: dict[str, Any]) -> tuple[str, ModuleType, dict[str, Any]]:
+    """Name, benchmark module and settled options of a stream."""
+    if isinstance(stream, str):
+        return stream, benchmark(stream), stream_options(stream, options)
+    if options:
+        raise UsageError(f"stream.{next(iter(options))} is given beside a Stream object; give the options to load_stream")
+    module = import_module(STREAMS.get(stream.name, "perdure.benchmarks.custom"))
+    return stream.name, module, {"content": digest(stream.to_json())}
 
 
 def make_method(config: RunConfig) -> Method:
@@ -171,6 +189,8 @@ def settle_config(folder: Path, config: RunConfig) -> None:
         UsageError: the folder belongs to another config; names the first differing field.
     """
     path, mine = folder / "config.json", asdict(config)
+    for litter in folder.glob(".*.json.*.tmp"):  # of a write that a kill cut short
+        litter.unlink()
     if path.exists():
         theirs = {k: v for k, v in read_config_json(path).items() if k not in ("perdure", "hash")}
         if found := first_difference(json.loads(json.dumps(mine)), theirs):
@@ -229,6 +249,7 @@ class Experiment:
             scores = self.folder / "scores.json"
             if scores.exists() and ScoreMatrix.load(scores).complete:
                 self.progress.say(f"{self.folder} is finished already; nothing to do")
+                shutil.rmtree(self.folder / "resume", ignore_errors=True)
                 return ScoreMatrix.load(scores)
             return self._run()
 
@@ -280,8 +301,7 @@ class Experiment:
                 "heads": words[policy.get("heads", "task")], "normaliser": words[policy.get("normaliser", "task")],
                 "task_id_at_test": Need.TASK_ID in needs, "past_data": Need.PAST_DATA in needs,
             },
-            score={"kind": stream.tasks[0].score.kind, "low": stream.tasks[0].score.low, "high": stream.tasks[0].score.high,
-                   "source": stream.tasks[0].score.source},
+            score=asdict(stream.score_scale()),
             data=[{"task": task.name, "digest": task.data.digest, "quality": task.data.card.get("quality", ""),
                    "episodes": len(task.data.lengths)} for task in stream.tasks],
         )  # fmt: skip

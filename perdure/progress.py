@@ -35,15 +35,19 @@ class Quiet:
 class Terminal:
     """Task, phase, step, loss and time left of one run."""
 
-    def __init__(self, label: str, tasks: list[str], steps_per_task: int, console: Console | None = None):
-        self.console = console or Console(file=sys.stderr, highlight=False)
-        self.label, self.tasks = label, tasks
+    def __init__(self, label: str, tasks: list[str], steps_per_task: int, joint: bool = False, console: Console | None = None):
+        """`joint`: all tasks are learned in one go, which counts as the last task."""
+        self.console = console or Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+        self.label, self.tasks, self.joint = label, tasks, joint
         self.total = max(1, steps_per_task * len(tasks))
         self.live: Live | None = None
         self.last_line = time.monotonic()
         self.seen: tuple[float, int] | None = None
-        self.finished = 0
         self.step_seconds = 0.0
+        self.place: tuple[int, str, int] | None = None
+        """Task, phase and steps of the phase that runs."""
+        self.before = 0
+        """Steps of the run before this phase; one that resumes inside a later phase begins to count there."""
 
     def __enter__(self) -> Terminal:
         if self.console.is_terminal:
@@ -60,7 +64,7 @@ class Terminal:
 
     def step(self, task: int, phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        done = task * self.total // len(self.tasks) + step
+        done = self._before(task, phase, steps) + step
         if self.seen is not None and done > self.seen[1]:
             pace = (now - self.seen[0]) / (done - self.seen[1])
             self.step_seconds = pace if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * pace
@@ -69,6 +73,15 @@ class Terminal:
         losses = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._show(f"task {task + 1}/{len(self.tasks)} {self.tasks[task]} | {phase} {step}/{steps} | {losses}"
                    + (f" | training {_duration(left)} left" if self.step_seconds else ""))
+
+    def _before(self, task: int, phase: str, steps: int) -> int:
+        """Steps of the run before this phase."""
+        if self.place is None or self.place[0] != task:
+            self.before = 0 if self.joint else task * self.total // len(self.tasks)
+        elif self.place[1] != phase:
+            self.before += self.place[2]
+        self.place = (task, phase, steps)
+        return self.before
 
     def evaluating(self, learned: int, task: int) -> None:
         self.seen = None

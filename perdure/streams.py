@@ -10,7 +10,7 @@ from typing import Any
 from perdure.benchmarks import STREAMS
 from perdure.core.config import build, to_json
 from perdure.core.errors import UsageError, nearest
-from perdure.core.task import Stream
+from perdure.core.task import Stream, TaskOutline
 
 
 def benchmark(name: str) -> ModuleType:
@@ -28,8 +28,16 @@ def benchmark(name: str) -> ModuleType:
 
 
 def stream_options(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The stream's options with `values` in place of the defaults, as JSON."""
-    return to_json(build(benchmark(name).Options, values, "stream"))
+    """The stream's options with `values` in place of the defaults, as JSON; a user's file adds a digest of its content."""
+    module = benchmark(name)
+    options = build(module.Options, values, "stream")
+    return to_json(module.with_content(name, options) if name.endswith(".toml") else options)
+
+
+def outline(name: str, options: dict[str, Any]) -> list[TaskOutline]:
+    """The tasks of a stream before its data are opened: names, qualities and where the data lie."""
+    module = benchmark(name)
+    return module.outline(name, build(module.Options, options, "stream"))
 
 
 def load_stream(name: str, *, say: Callable[[str], None] = print, **options: Any) -> Stream:

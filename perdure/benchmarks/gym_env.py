@@ -30,6 +30,10 @@ class GymFactory:
         if type(self.horizon) is not int or self.horizon < 1:
             raise UsageError(f"horizon is {self.horizon!r}; it is a whole number of at least 1")
 
+    def __hash__(self) -> int:
+        """Pools of environments are found by their factory, and a dict has no hash of its own."""
+        return hash((self.id, self.horizon))
+
     def __call__(self) -> GymEnv:
         try:
             env = gymnasium.make(self.id, max_episode_steps=self.horizon, **self.kwargs)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -25,6 +26,12 @@ GRID_RADIUS = 0.15
 
 PIXELS = 36
 """Side of the image variant."""
+
+VIEW = 1.25
+"""Half the width of the world that a picture shows; what is outside is drawn at its edge."""
+
+WHITE, TARGET, TRAIL, MASS = (np.array(c, dtype=np.float64) for c in
+                              ((255, 255, 255), (94, 184, 120), (168, 196, 232), (32, 84, 160)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class PointMass(gymnasium.Env):
         if len(goal) != len(self.target):
             raise UsageError(f"goal has {len(goal)} numbers; a start position here has {len(self.target)}")
         self.position = np.asarray(goal, dtype=np.float64)
+        self.path = [self.position]
         self.steps = 0
         return self._observe(), {"success": False}
 
@@ -84,6 +92,7 @@ class PointMass(gymnasium.Env):
         else:
             velocity = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
         self.position = np.clip(self.position + SPEED * velocity, -2, 2)
+        self.path.append(self.position)
         self.steps += 1
         distance = float(np.linalg.norm(self.target - self.position))
         info = {"success": distance < (GRID_RADIUS if self.factory.discrete else RADIUS)}
@@ -97,6 +106,18 @@ class PointMass(gymnasium.Env):
         image[0, row - 2 : row + 3, column - 2 : column + 3] = 255
         return image
 
+    def frame(self, size: int) -> np.ndarray:
+        """A picture (size, size, 3) uint8 of the target, the way so far and the mass; the first two dimensions, y upwards."""
+        image = np.broadcast_to(WHITE, (size, size, 3)).copy()
+        near = GRID_RADIUS if self.factory.discrete else RADIUS
+        _disc(image, self.target, near + 0.06, TARGET)
+        _disc(image, self.target, near + 0.02, WHITE)
+        for before, after in pairwise(self.path):
+            for part in np.linspace(0, 1, 12, endpoint=False):
+                _disc(image, before + part * (after - before), 0.025, TRAIL)
+        _disc(image, self.position, 0.06, MASS)
+        return image.round().astype(np.uint8)
+
     def expert(self, rng: np.random.Generator, noise: float) -> np.ndarray | int:
         """The action towards the target, with Gaussian noise of the given standard deviation (or that share of random moves)."""
         gap = self.target - self.position
@@ -107,3 +128,16 @@ class PointMass(gymnasium.Env):
             return 2 * axis + int(gap[axis] > 0)
         size = max(float(np.linalg.norm(gap)), SPEED)
         return np.clip(gap / size + noise * rng.standard_normal(len(gap)), -1, 1).astype(np.float32)
+
+
+def _disc(image: np.ndarray, place: np.ndarray, radius: float, colour: np.ndarray) -> None:
+    """Paint a disc with a smooth edge into `image`; `place` and `radius` are in units of the world."""
+    scale = len(image) / (2 * VIEW)
+    x, y = np.clip((*place, 0.0)[:2], -VIEW, VIEW)  # a one-dimensional world is a line through the middle
+    column, row, reach = (x + VIEW) * scale, (VIEW - y) * scale, radius * scale
+    top, left = (max(0, int(centre - reach - 1)) for centre in (row, column))
+    part = image[top : int(row + reach + 2), left : int(column + reach + 2)]
+    rows, columns = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+    distance = np.hypot(rows + 0.5 - row, columns + 0.5 - column)
+    cover = np.clip(reach - distance + 0.5, 0, 1)[:, :, None]
+    part += cover * (colour - part)

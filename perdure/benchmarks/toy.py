@@ -15,7 +15,7 @@ import numpy as np
 from perdure.benchmarks.point_mass import PointMassFactory
 from perdure.core.errors import UsageError
 from perdure.core.spec import Spec
-from perdure.core.task import Goals, Stream, Task
+from perdure.core.task import Goals, Stream, Task, TaskOutline
 from perdure.data.store import Dataset
 from perdure.data.trajectory import Trajectory
 
@@ -66,6 +66,11 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
             text=f"Move the mass to ({where}).",
         ))  # fmt: skip
     return Stream(name, tuple(built), citation="perdure's own toy; no publication")
+
+
+def outline(name: str, options: Options) -> list[TaskOutline]:
+    """The tasks of the stream, without making it."""
+    return [TaskOutline(f"corner-{index + 1}", "expert", None) for index in range(options.tasks)]
 
 
 def _rng(*place: object) -> np.random.Generator:

@@ -71,20 +71,23 @@ class QuadraticAnchor(nn.Module):
             del self._buffers[f"running:{buffer_name(name)}"]
         self.running = {}
 
-    def _lists(self, parameters: Mapping[str, Parameter]) -> tuple[list[Parameter], list[Tensor], list[Tensor]]:
+    def _lists(self, parameters: Mapping[str, Parameter]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         names = [name for name in parameters if name in self.shapes]
         return ([parameters[n] for n in names], [self._buffer("anchor", n) for n in names],
                 [self._buffer("importance", n) for n in names])
 
     @torch.no_grad()
     def add_gradient(self, parameters: Mapping[str, Parameter], strength: float) -> None:
-        """Add strength * importance * (theta - anchor) to every .grad, without a graph."""
-        theta, anchor, importance = self._lists(parameters)
+        """Add strength * importance * (theta - anchor) to every .grad, without a graph.
+
+        A parameter without gradient, such as the encoder of another observation space, is not updated and stays out.
+        """
+        theta, anchor, importance = self._lists({name: p for name, p in parameters.items() if p.grad is not None})
         if not theta or strength == 0:
             return
-        gap = torch._foreach_sub(theta, anchor)
+        gap = list(torch._foreach_sub(theta, anchor))
         torch._foreach_mul_(gap, importance)
-        torch._foreach_add_([p.grad for p in theta], gap, alpha=strength)
+        torch._foreach_add_([p.grad for p in theta if p.grad is not None], gap, alpha=strength)
 
     def penalty(self, parameters: Mapping[str, Parameter], strength: float) -> Tensor:
         """The penalty itself, differentiable; the slow reference of `add_gradient`."""

@@ -8,9 +8,9 @@ which has the same expectation (Hutchinson's estimator applied to the Gauss-Newt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -47,7 +47,7 @@ def factored(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g
     seen: list[tuple[str, nn.Module, Tensor, Tensor]] = []
     hooks = []
 
-    def watch(name: str) -> object:
+    def watch(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: seen.append((name, module, inputs[0].detach(), output))
 
     for name, module in policy.named_modules():
@@ -88,7 +88,8 @@ def per_sample(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor],
     names = tensor_fields(batch)
 
     def scalar(weights: dict[str, Tensor], cotangent: Tensor, *sample: Tensor) -> Tensor:
-        one = replace(batch, **{n: value.unsqueeze(0) for n, value in zip(names, sample, strict=True)})
+        rows: dict[str, Any] = {name: value.unsqueeze(0) for name, value in zip(names, sample, strict=True)}
+        one = replace(batch, **rows)
         return (functional_call(policy, weights, (one,)).output() * cotangent.unsqueeze(0)).sum()
 
     tensors = [batch.__dict__[name] for name in names]

@@ -79,7 +79,8 @@ class Transitions:
 
 def map_fields(batch: B, change: Callable[[Tensor], Tensor]) -> B:
     """A batch of the same type with `change` applied to every tensor."""
-    return replace(batch, **{name: change(batch.__dict__[name]) for name in tensor_fields(batch)})
+    changed: dict[str, Any] = {name: change(batch.__dict__[name]) for name in tensor_fields(batch)}
+    return replace(batch, **changed)
 
 
 def tensor_fields(batch: Windows | Transitions) -> list[str]:
@@ -104,10 +105,10 @@ def mix(*batches: B | list[B]) -> list[B]:
     return [concatenate(group) for group in groups.values()]
 
 
-def average(loss: Callable[..., Tensor], batches: B | list[B], **arguments: Any) -> Tensor:
+def average(loss: Callable[..., Tensor], batches: Windows | Transitions | Sequence[Windows | Transitions], **arguments: Any) -> Tensor:
     """sum(weight * loss) / sum(weight) over one batch or several; `loss` returns (B,) per sample."""
-    parts = batches if isinstance(batches, list) else [batches]
+    parts = [batches] if isinstance(batches, Windows | Transitions) else batches
     if len(parts) == 1:
         return (parts[0].weight * loss(parts[0], **arguments)).sum() / parts[0].weight.sum()
-    total = sum((part.weight * loss(part, **arguments)).sum() for part in parts)
-    return total / sum(part.weight.sum() for part in parts)
+    total = torch.stack([(part.weight * loss(part, **arguments)).sum() for part in parts]).sum()
+    return total / torch.stack([part.weight.sum() for part in parts]).sum()

@@ -7,6 +7,8 @@ complete generations exist at all times; safetensors itself detects no flipped b
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -47,7 +49,7 @@ def write_folder(folder: Path, meta: dict[str, Any], tensors: Mapping[str, Mappi
             save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, path)
             digests[path.name] = sha256(path)
         content = {"format": FORMAT, "perdure": __version__, "digests": digests} | meta
-        (staging / "meta.json").write_bytes(json_bytes(content))
+        (staging / "meta.json").write_bytes(json_bytes(content | {"digest": own_digest(content)}))
         for path in staging.iterdir():
             os.chmod(path, 0o666 & ~current_umask())
             with open(path, "rb") as file:
@@ -73,6 +75,12 @@ def check_finite(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
                                  " method's strength; the last checkpoint is still good")
 
 
+def own_digest(meta: dict[str, Any]) -> str:
+    """Digest of a meta.json without its field `digest`; a flipped bit can leave valid JSON with another number in it."""
+    rest = {name: value for name, value in meta.items() if name != "digest"}
+    return "sha256:" + hashlib.sha256(json.dumps(rest, allow_nan=False).encode()).hexdigest()
+
+
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """Meta and tensors of a folder that `write_folder` made, after checking format and digests.
 
@@ -85,6 +93,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     if meta["format"] > FORMAT:
         raise UsageError(f"{folder} has checkpoint format {meta['format']}, written by perdure {meta.get('perdure', '?')}; this"
                          f" perdure reads up to {FORMAT}: install a newer one")
+    if meta.get("digest") != own_digest(meta):
+        raise UsageError(f"{folder / 'meta.json'} is damaged (its digest differs); restore it from a copy or an earlier one")
     groups = {}
     for name, digest in meta["digests"].items():
         path = folder / name
@@ -132,7 +142,8 @@ class Generations:
             except UsageError as problem:
                 if "checkpoint format" in str(problem):
                     raise
-                complain(f"{problem}; falling back to the checkpoint before it")
+                older = "the checkpoint before it" if number != self.numbers()[0] else "the beginning: no earlier one is left"
+                complain(f"{problem}; falling back to {older}")
                 shutil.rmtree(path)
         return None
 

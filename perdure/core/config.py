@@ -70,7 +70,8 @@ def _number(value: Any, kind: type, where: str) -> int | float:
         raise UsageError(f"{where} is {value!r}; give {what}") from None
     if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):
         raise UsageError(f"{where} is {value!r}; give {what}")
-    return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else kind(number)
+    exact = kind is int and isinstance(value, str) and value.lstrip("+-").isdigit()
+    return int(value) if exact else kind(number)
 
 
 def to_json(config: Any) -> dict[str, Any]:

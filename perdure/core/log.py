@@ -48,7 +48,10 @@ class TensorBoardSink:
     """Scalars for `tensorboard --logdir`; steps after the resumed position are purged."""
 
     def __init__(self, folder: Path, position: int):
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UsageError("log is 'tensorboard' but TensorBoard is not installed: pip install 'perdure[tensorboard]'") from None
 
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=position or None)
 

@@ -270,14 +270,14 @@ def _get(entry: dict[str, Any], name: str, kind: type, where: str = "scores") ->
 
 def _is(value: Any, kind: type) -> bool:
     """Whether `value` is of `kind`, of a size that arithmetic bears, and text that can be written again."""
-    if kind is float and type(value) in (int, float):
-        return -1e300 < value < 1e300
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         return False
+    if kind is float:
+        return bool(-1e300 < value < 1e300)
     if kind is int:
-        return -(2**63) <= value < 2**63
+        return bool(-(2**63) <= value < 2**63)
     # Half of a surrogate pair is valid JSON but cannot be encoded as UTF-8.
-    return kind is not str or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return kind is not str or not any("\ud800" <= letter <= "\udfff" for letter in str(value))
 
 
 def _entries(value: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,7 +33,8 @@ class Need(Enum):
     TEXT = "the description of the task in words"
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """The place of one update; all its randomness is keyed by it."""
 
     seed: int

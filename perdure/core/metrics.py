@@ -66,8 +66,8 @@ DEFINITIONS = {
     "forward_transfer": Definition(
         "forward transfer (area)",
         "mean over tasks of (AUC_j - AUC_j^ref) / (1 - AUC_j^ref); AUC by the trapezoid rule over the points "
-        "0, 25, 50, 75 and 100 % of the task; reference: the curve of 'independent', same policy, profile, data "
-        f"and seed; a task whose reference area is above {HIGHEST_REFERENCE} is left out",
+        "0, 25, 50, 75 and 100 % of the task; reference: the curve of 'independent', same policy, profile, "
+        f"data and seed; a task whose reference area is above {HIGHEST_REFERENCE} is left out",
         CW,
         1,
     ),

@@ -58,17 +58,23 @@ class ActionDist:
 
     def best(self) -> Tensor:
         """The most likely action: (B, L, A), or (B, L) int64."""
-        return self.logits.argmax(-1) if self.logits is not None else self.mean
+        return self.output() if self.logits is None else self.logits.argmax(-1)
 
     def error(self, action: Tensor) -> Tensor:
         """(B, L): mean squared error over action channels, or 0/1 for a wrong discrete action."""
         if self.logits is not None:
             return (self.best() != action).float()
-        return (self.mean - action).square().mean(-1)
+        return (self.output() - action).square().mean(-1)
 
     def output(self) -> Tensor:
         """What the network computed: the mean or the logits, (B, L, A) or (B, L, n)."""
-        return self.mean if self.logits is None else self.logits
+        output = self.mean if self.logits is None else self.logits
+        assert output is not None
+        return output
+
+    def _inverse_std(self) -> Tensor:
+        assert self.log_std is not None
+        return (-self.log_std.detach()).exp()
 
     def fisher_roots(self) -> Iterator[Tensor]:
         """Cotangents of `output` whose squared vector-Jacobian products sum exactly to the Fisher diagonal.
@@ -80,13 +86,13 @@ class ActionDist:
         for d in range(self.output().shape[-1]):
             one = torch.zeros_like(self.output())
             one[..., d] = 1
-            yield one * (-self.log_std.detach()).exp() if p is None else p[..., d : d + 1].sqrt() * (one - p)
+            yield one * self._inverse_std() if p is None else p[..., d : d + 1].sqrt() * (one - p)
 
     def random_root(self, g: Generator) -> Tensor:
         """One random cotangent whose squared products have the Fisher diagonal as their expectation."""
         if self.logits is None:
-            signs = torch.randint(0, 2, self.mean.shape, generator=g, device=self.mean.device) * 2.0 - 1.0
-            return signs * (-self.log_std.detach()).exp()
+            signs = torch.randint(0, 2, self.output().shape, generator=g, device=self.output().device) * 2.0 - 1.0
+            return signs * self._inverse_std()
         p = self.logits.detach().softmax(-1)
         drawn = torch.multinomial(p.flatten(0, 1), 1, generator=g).view(p.shape[:2])
         return F.one_hot(drawn, p.shape[-1]) - p
@@ -94,7 +100,7 @@ class ActionDist:
     def error_root(self, action: Tensor) -> Tensor:
         """Gradient of the negative log-likelihood of the logged actions by `output` (for the empirical Fisher)."""
         if self.logits is None:
-            return (self.mean.detach() - action) * (-2 * self.log_std.detach()).exp()
+            return (self.output().detach() - action) * self._inverse_std().square()
         return self.logits.detach().softmax(-1) - F.one_hot(action, self.logits.shape[-1])
 
 

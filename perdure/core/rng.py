@@ -26,14 +26,21 @@ def generator(seed: int, purpose: str, *place: int | str, device: str | torch.de
 def seed_everything(seed: int, *place: int | str) -> None:
     """Set the global generators, which dropout and user code read, from the place of the coming update."""
     number = key(seed, "global", *place)
-    torch.manual_seed(number)
-    np.random.seed(number % 2**32)
+    _seed_torch(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - user code may read the legacy generator
     random.seed(number)
+
+
+def _seed_torch(number: int) -> None:
+    """`torch.manual_seed` without its queue of calls for a CUDA that is never initialised: 0.7 ms and a leak per call."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
 
 
 @contextmanager
 def keyed(seed: int, purpose: str, *place: int | str) -> Iterator[None]:
     """Inside, the global torch generator is keyed (for building modules); afterwards it is as before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, purpose, *place))
+        _seed_torch(key(seed, purpose, *place))
         yield

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import torch
 
 from perdure.core.checkpoint import Generations, write_folder
-from perdure.core.errors import Interrupted
+from perdure.core.config import first_difference
+from perdure.core.errors import Interrupted, UsageError
 from perdure.core.files import write_json
 from perdure.core.log import MetricsLog
 from perdure.core.matrix import Episode, ScoreMatrix
@@ -168,6 +169,7 @@ class Run:
             if self.cursor.runs:
                 self._phase(index, phase, points)
                 if phase.end is not None:
+                    seed_everything(self.method.seed, index, phase.name, "end")
                     phase.end()
             at = self.cursor
             self.cursor = Cursor(task=index, phase=at.phase + 1, trained=at.trained, position=at.position,
@@ -269,15 +271,24 @@ class Run:
         self.next_save = time.monotonic() + SAVE_COST_SHARE * self.save_cost
 
     def _resume(self) -> int:
-        """Restore the newest good generation; returns the log's offset."""
+        """Restore the newest good generation; returns the log's offset.
+
+        Raises:
+            UsageError: a task's dataset is another one than when the run was begun.
+        """
         found = self.generations.newest(self.progress.say)
         if found is None:
             self.method.to(self.device)
             return 0
         meta, tensors = found
+        saved = ScoreMatrix.from_json(meta["scores"])
+        now, then = ({entry["task"]: entry["digest"] for entry in m.data} for m in (self.matrix, saved))
+        if found := first_difference(now, then):
+            raise UsageError(f"the data of {self.stream.name} changed since {self.folder} was begun ({found}); bring the old data"
+                             " back, or choose another --out")
         restore(self.method, meta, tensors, self.device)
         self.cursor = Cursor(**meta["cursor"])
-        self.matrix = ScoreMatrix.from_json(meta["scores"])
+        self.matrix = saved
         self.clock.update(meta["clock"])
         changed = [f"{k} was {meta['fingerprint'].get(k)!r} and is {v!r}" for k, v in self.fingerprint.items()
                    if meta["fingerprint"].get(k) != v]

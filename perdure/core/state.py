@@ -17,7 +17,8 @@ OPTIMIZER_PREFIX = "optimizer/"
 
 def capture(method: Method) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """(JSON, {"agent": tensors, "resume": tensors}) from which `restore` makes an equal method."""
-    agent, resume = {}, {}
+    agent: dict[str, Tensor] = {}
+    resume: dict[str, Tensor] = {}
     for name, tensor in method.state_dict().items():
         (resume if name.startswith(RESUME_PREFIX) else agent)[name] = tensor
     for name, optimizer in method.optimizers.items():
@@ -43,6 +44,4 @@ def restore(method: Method, meta: dict[str, Any], tensors: dict[str, dict[str, T
         for full, parameter in parameters.items():
             prefix = f"{OPTIMIZER_PREFIX}{name}/{full}/"
             state = {key.removeprefix(prefix): value for key, value in resume.items() if key.startswith(prefix)}
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

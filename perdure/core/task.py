@@ -6,6 +6,7 @@ Imports no torch: environment worker processes and `perdure streams` read this m
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol as Interface
 
 import numpy as np
@@ -26,7 +27,7 @@ class Data(Interface):
 
     def array(self, name: str) -> np.ndarray: ...
 
-    def episodes(self, split: str) -> np.ndarray: ...
+    def episodes(self, split: Literal["train", "holdout", "all"]) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Goals:
 class ScoreScale:
     """How a raw episode becomes the reported score."""
 
-    kind: Literal["success", "return"] = "success"
+    kind: Literal["success", "return", "action_error", "mixed"] = "success"
+    """`action_error`: of a task with data only, 1 - error / error of always predicting the training mean; `mixed`: of a
+    stream whose tasks are scored in different ways."""
     low: float = 0.0
     """Raw return reported as 0 (kind `return`)."""
     high: float = 1.0
@@ -74,6 +77,21 @@ class Task:
     score: ScoreScale = field(default_factory=ScoreScale)
     text: str = ""
     """What the task is, in words."""
+
+
+@dataclass(frozen=True)
+class TaskOutline:
+    """What is known of a stream's task before its data are opened."""
+
+    name: str
+    quality: str
+    folder: Path | None
+    """Where its dataset lies, or will lie once it is collected; None: it is made in memory."""
+
+    @property
+    def present(self) -> bool:
+        """Whether the data can be used at once."""
+        return self.folder is None or (self.folder / "card.json").exists()
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,15 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+    def score_scale(self) -> ScoreScale:
+        """What a mean over the tasks' scores means: the scale they share, or in words what each has."""
+        scales = {task.score: task.name for task in self.tasks}
+        if len(scales) == 1:
+            return self.tasks[0].score
+        kinds = {scale.kind for scale in scales}
+        words = "; ".join(f"{task.name}: {task.score.kind} ({task.score.source})" for task in self.tasks)
+        return ScoreScale(kinds.pop() if len(kinds) == 1 else "mixed", 0.0, 1.0, words)
 
     def to_json(self) -> dict[str, Any]:
         """Facts about the stream for listings and run folders (no data)."""

@@ -11,13 +11,14 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from perdure.core.errors import UsageError
-from perdure.core.spec import Spec
+from perdure.core.spec import Box, Spec
 
 HEADER_LIMIT = 2**20
 """A header of five arrays has a few hundred bytes; more than 1 MB is damage or an attack."""
@@ -35,12 +36,12 @@ Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 def layout(spec: Spec, lengths: list[int]) -> Layout:
     """Type and shape of every array that episodes of these lengths need."""
     steps = sum(lengths)
-    discrete = spec.action_key.startswith("discrete")
+    action: tuple[np.dtype[Any], tuple[int, ...]] = (np.dtype("int64"), (steps,))
+    if isinstance(spec.action, Box):
+        action = (np.dtype("float32"), (steps, *spec.action.shape))
     return {
         "observations": (np.dtype(spec.obs.dtype), (steps + len(lengths), *spec.obs.shape)),
-        "actions": (np.dtype("int64"), (steps,))
-        if discrete
-        else (np.dtype("float32"), (steps, *spec.action.shape)),
+        "actions": action,
         "rewards": (np.dtype("float32"), (steps,)),
         "terminated": (np.dtype("bool"), (steps,)),
         "truncated": (np.dtype("bool"), (steps,)),
@@ -67,10 +68,7 @@ def header_bytes(arrays: Mapping[str, np.ndarray]) -> tuple[list[str], bytes]:
 def file_parts(arrays: Mapping[str, np.ndarray]) -> list[bytes | memoryview]:
     """What the file consists of, in order, without a copy of the data."""
     order, header = header_bytes(arrays)
-    return [
-        header,
-        *(memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)) for name in order),
-    ]
+    return [header, *(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in order)]
 
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:
@@ -81,7 +79,7 @@ def digest_of(parts: Iterable[bytes | memoryview]) -> str:
     return "sha256:" + state.hexdigest()
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a plain file: no link, pipe or device, whatever its name was a moment ago.
 
     Raises:
@@ -106,7 +104,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _read_header(file: BinaryIO, size: int, place: str) -> tuple[int, dict[str, Any]]:
+def _read_header(file: BufferedReader, size: int, place: str) -> tuple[int, dict[str, Any]]:
     """Position of the first data byte, and the parsed header."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -135,7 +133,7 @@ def _read_header(file: BinaryIO, size: int, place: str) -> tuple[int, dict[str, 
     return 8 + length, header
 
 
-def map_arrays(file: BinaryIO, expected: Layout, place: str) -> dict[str, np.ndarray]:
+def map_arrays(file: BufferedReader, expected: Layout, place: str) -> dict[str, np.ndarray]:
     """Read-only views of the arrays in `file`, without reading them.
 
     Args:

@@ -1,6 +1,7 @@
 """The card of a dataset: all that is not in the arrays, as strict JSON with its own digest."""
 
 import hashlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -90,7 +91,7 @@ def _check_split(card: dict[str, Any]) -> str | None:
     episodes, holdout = len(card["episode_lengths"]), card["split"].get("holdout")
     if not isinstance(holdout, list) or any(type(e) is not int or not 0 <= e < episodes for e in holdout):
         return f"split.holdout is {ascii(holdout)[:60]}; it must list episodes from 0 to {episodes - 1}"
-    if len(holdout) >= episodes or any(a >= b for a, b in zip(holdout, holdout[1:], strict=False)):
+    if len(holdout) >= episodes or any(a >= b for a, b in itertools.pairwise(holdout)):
         return f"split.holdout is {ascii(holdout)[:60]}; it must ascend and leave an episode for training"
     return None
 

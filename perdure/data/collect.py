@@ -155,7 +155,10 @@ def _check_finished(folder: Path, plan: dict[str, Any], episodes: int) -> None:
     found = data.card["behaviour"].get("plan")
     if not isinstance(found, dict):
         raise UsageError(f"{folder} holds a dataset that was not collected; choose another folder")
-    difference = _difference({**found, "episodes": len(data.lengths)}, {**plan, "episodes": episodes})
+    wanted = {
+        field: value for field, value in plan.items() if field != "versions"
+    }  # finished data stay valid
+    difference = _difference({**found, "episodes": len(data.lengths)}, {**wanted, "episodes": episodes})
     if difference:
         raise UsageError(
             f"{folder} exists already, with {difference}; choose another folder or remove this one"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.core.batch import Windows, mix, tensor_fields
+from perdure.core.errors import UsageError
 from perdure.core.method import Step
 
 UNSTORED = ("task", "weight")
@@ -42,10 +43,17 @@ class ReplayMemory(nn.Module):
         return sum(self.task_bytes(task) for task in self.parts)
 
     def shrink(self, budget: int) -> None:
-        """Cut every task to an equal share of `budget` bytes; a prefix of a random order stays a uniform sample."""
+        """Cut every task to an equal share of `budget` bytes; a prefix of a random order stays a uniform sample.
+
+        Raises:
+            UsageError: the share of a task holds not even one window; names the bytes that would.
+        """
         for task in self.parts:
-            per_window = self.task_bytes(task) / max(1, self.size(task))
-            count = min(self.size(task), int(budget / len(self.parts) / per_window))
+            per_window = self.task_bytes(task) // self.size(task)
+            count = min(self.size(task), budget // len(self.parts) // per_window)
+            if not count:
+                raise UsageError(f"method.memory_bytes is {budget}, less than one window of {per_window} bytes for each of"
+                                 f" {len(self.parts)} tasks; give {per_window * len(self.parts)} or more")
             for name in self.parts[task]:
                 self.register_buffer(f"{name}_{task}", self.get_buffer(f"{name}_{task}")[:count].clone())
 

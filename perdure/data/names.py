@@ -44,7 +44,7 @@ def safe_name(text: str, field: str) -> str:
         raise UsageError(f"{field} is {shown}, which could name a place outside its folder; {REMEDY}")
     for part in text.split("/"):
         if part in ("", ".", "..") or part != part.strip() or len(part.encode()) > LONGEST_PART_BYTES:
-            raise UsageError(f"{field} is {shown}, whose part {ascii(part)} is no safe folder name; {REMEDY}")
+            raise UsageError(f"{field} is {shown}, whose part {part!a} is no safe folder name; {REMEDY}")
     return text
 
 

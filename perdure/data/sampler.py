@@ -81,9 +81,10 @@ class Sampler:
         """(S,) flat index one past the last step of each step's episode."""
         self.episode = put(episode, torch.int64)
         """(S,) also the shift from step to observation: an episode has one observation more than steps."""
-        self.starts = {split: self._starts(data, split, starts, lengths) for split in ("train", "holdout", "all")}
+        splits: tuple[Split, ...] = ("train", "holdout", "all")
+        self.starts = {split: self._starts(data, split, starts, lengths) for split in splits}
 
-    def _starts(self, data: Data, split: str, starts: np.ndarray, lengths: np.ndarray) -> _Starts:
+    def _starts(self, data: Data, split: Split, starts: np.ndarray, lengths: np.ndarray) -> _Starts:
         chosen = np.asarray(data.episodes(split), dtype=np.int64)
         steps = [np.arange(starts[e], starts[e] + lengths[e]) for e in chosen]
         flat = np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64)

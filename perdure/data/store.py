@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Dataset:
         digest: `sha256:...` of the array file.
         lengths: (E,) int64, steps per episode.
         starts: (E,) int64, position of each episode's first step in the per-step arrays; its first
-            observation is at `starts[e] + e`, because each episode keeps one observation more than it has steps.
+            observation is at `starts[e] + e`, as each episode keeps one observation more than it has steps.
         returns: (E,) float64, undiscounted sum of rewards.
         successes: E entries True, False or None (unknown).
         holdout: (E,) bool, True for the episodes kept out of training.
@@ -238,7 +239,7 @@ def _examine(folder: Path, verify: bool | None) -> tuple[Dataset, list[str]]:
         raise UsageError(f"{folder} cannot be read ({problem}); check the path and its permissions") from None
 
 
-def _content_findings(dataset: Dataset, file: BinaryIO) -> list[str]:
+def _content_findings(dataset: Dataset, file: BufferedReader) -> list[str]:
     """Digest, values and the card's returns against the file's content."""
     place = f"{dataset.folder}/{ARRAYS_FILE}"
     file.seek(0)
@@ -254,8 +255,8 @@ def _content_findings(dataset: Dataset, file: BinaryIO) -> list[str]:
         for name in ("observations", "actions", "rewards", "terminated", "truncated")
     }
     findings += [f"{place}: {fault}" for fault in faults(dataset.spec, dataset.lengths, arrays)]
-    rewards = arrays["rewards"].astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        rewards = arrays["rewards"].astype(np.float64)
         sums = np.add.reduceat(rewards, dataset.starts)
         slack = 1e-9 * (1 + np.add.reduceat(np.abs(rewards), dataset.starts))
         wrong = np.flatnonzero(np.abs(sums - dataset.returns) > slack)

@@ -1,6 +1,6 @@
 """The one check of a dataset's values, used when writing, on the first open and by `perdure data check`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -8,6 +8,9 @@ from perdure.core.spec import Box, Spec
 
 CHUNK_VALUES = 2**22
 """Values looked at in one go: bounds the temporary memory at a few times 16 MB however large the dataset."""
+
+Place = Callable[[int], str]
+"""Names the episode and step of a row."""
 
 
 def _chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -18,7 +21,7 @@ def _chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, flat[start : start + rows]
 
 
-def _first(array: np.ndarray, bad) -> tuple[int, int, object] | None:
+def _first(array: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int, object] | None:
     """(row, column, value) of the first value for which `bad(rows)` is True."""
     for start, rows in _chunks(array):
         wrong = bad(rows)
@@ -76,7 +79,7 @@ def faults(spec: Spec, lengths: np.ndarray, arrays: Mapping[str, np.ndarray]) ->
     return found + _flag_faults(ends, arrays, place)
 
 
-def _action_faults(space: Box, actions: np.ndarray, place) -> list[str]:
+def _action_faults(space: Box, actions: np.ndarray, place: Place) -> list[str]:
     # Bounds are rounded like the data: an action at the bound 0.1 is inside although float32(0.1) > 0.1.
     low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
     hit = _first(actions, lambda rows: ~np.isfinite(rows))
@@ -96,7 +99,7 @@ def _action_faults(space: Box, actions: np.ndarray, place) -> list[str]:
     return []
 
 
-def _flag_faults(ends: np.ndarray, arrays: Mapping[str, np.ndarray], place) -> list[str]:
+def _flag_faults(ends: np.ndarray, arrays: Mapping[str, np.ndarray], place: Place) -> list[str]:
     found = []
     for name in ("terminated", "truncated"):
         flags = arrays[name].view(np.uint8)

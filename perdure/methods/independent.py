@@ -11,7 +11,7 @@ Status     see docs/reproduction.md
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -42,31 +42,32 @@ class Independent(Method):
         """Every task starts from the same keyed initial trunk that a single policy would have."""
         with keyed(self.seed, "policy"):
             self.policies[str(task)] = self.new_policy()
-        return self.policies[str(task)]
+        return self._policy(task)
+
+    def _policy(self, task: int) -> Policy:
+        return cast(Policy, self.policies[str(task)])
 
     def open_task(self, task: Task, access: Any) -> None:
         add_task(self._grow(task.index), self.seed, task.index, task.spec, access.current)
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        name = str(task.index)
-
         def start() -> None:
             self.open_task(task, access)
-            self.optimizer("policy", dict(self.policies[name].named_parameters()))
+            self.optimizer("policy", dict(self._policy(task.index).named_parameters()))
 
         def train(step: Step) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policies[name].loss, batch))}
+            return {"fit": self.descend("policy", average(self._policy(task.index).loss, batch))}
 
         return [Phase("train", self.config.steps, train, begin=start)]
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         if str(task) not in self.policies:
             raise UsageError(f"task {task} was not learned; this agent knows the tasks {', '.join(self.policies) or 'none'}")
-        return self.policies[str(task)], None
+        return self._policy(task), None
 
     def architecture(self) -> dict[str, Any]:
-        return {"policies": {name: policy.architecture() for name, policy in self.policies.items()}}
+        return {"policies": {name: self._policy(int(name)).architecture() for name in self.policies}}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         for name, inner in architecture["policies"].items():

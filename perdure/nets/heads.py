@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +37,9 @@ class HeadBank(nn.Module):
         lookup = torch.zeros(max(order) + 1, dtype=torch.int64, device=task.device)
         lookup[torch.tensor(order, device=task.device)] = torch.arange(len(order), device=task.device)
         row = lookup[task]
-        weight = torch.stack([self.heads[self.of_task[t]].weight for t in order])[row]  # (B, size, D)
-        bias = torch.stack([self.heads[self.of_task[t]].bias for t in order])[row]  # (B, size)
+        heads = [cast(nn.Linear, self.heads[self.of_task[t]]) for t in order]
+        weight = torch.stack([head.weight for head in heads])[row]  # (B, size, D)
+        bias = torch.stack([head.bias for head in heads])[row]  # (B, size)
         flat = features.flatten(1, -2)  # (B, ..., D) -> (B, L, D)
         out = torch.baddbmm(bias.unsqueeze(1), flat, weight.transpose(1, 2))
         return out.view(*features.shape[:-1], -1)

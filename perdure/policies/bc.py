@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -93,5 +93,5 @@ class BCActor:
     def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
         window = SimpleNamespace(obs=obs.unsqueeze(1), task=obs.new_full((len(obs),), self.task, dtype=torch.int64),
                                  tasks=(self.task,))  # the part of Windows that `forward` reads
-        out = self.policy.predict(window, self.weights)
+        out = self.policy.predict(cast(Windows, window), self.weights)
         return unscale_action(out.best()[:, 0], self.policy.specs[self.task]), carry

@@ -11,7 +11,7 @@ Differs    windows are right-padded, so the causal flag replaces mask tensors; t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -84,6 +84,7 @@ class DecisionTransformer(TrunkPolicy):
             Block(width, config.attention_heads, config.dropout, config.activation) for _ in range(config.layers)
         )
         self.norm_out = nn.LayerNorm(width)
+        self.may_read: Tensor
         self.register_buffer("may_read", state_token_mask(config.context), persistent=False)
 
     def _open(self, task: int, spec: Spec) -> None:
@@ -109,7 +110,7 @@ class DecisionTransformer(TrunkPolicy):
         x = self.norm_in((tokens + time.unsqueeze(2)).flatten(1, 2))
         for block in self.blocks[:-1]:
             x = block(x)
-        states = self.blocks[-1].states_only(x, self.may_read[:length, : 3 * length])
+        states = cast(Block, self.blocks[-1]).states_only(x, self.may_read[:length, : 3 * length])
         return self.distribution(self.norm_out(states), batch.task, batch.tasks)
 
     def _scales(self, task: Tensor, tasks: tuple[int, ...]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class RunResult:
     @property
     def train_seconds(self) -> float | None:
         value = self.environment.get("train_seconds")
-        return float(value) if type(value) in (int, float) and 0 <= value < 1e12 else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+            return None
+        return float(value)
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ def collect(
     if not folders:
         raise UsageError("no run folder was given; give at least one, such as runs/demo")
     labels = labels or {}
-    for given in labels:
-        if given not in [str(folder) for folder in folders]:
+    for named in labels:
+        if named not in [str(folder) for folder in folders]:
             raise UsageError(
-                f"the label {labels[given]!r} is for {given}, which is not among the given folders"
+                f"the label {labels[named]!r} is for {named}, which is not among the given folders"
             )
     found: dict[Path, str] = {}
     for given in folders:
@@ -188,7 +191,7 @@ def _group(name: str, runs: list[RunResult]) -> Group:
                     f"{field_name} is {_short(here)} in {first.folder} and {_short(there)} in {run.folder}; "
                     f"runs of the row '{name}' must agree in it: give one of them a label or leave it out"
                 )
-    for left, right in zip(runs, runs[1:], strict=False):
+    for left, right in pairwise(runs):
         if left.seed == right.seed:
             raise UsageError(
                 f"seed {left.seed} of '{name}' appears in {left.folder} and in {right.folder}; leave one out"

@@ -390,7 +390,6 @@ def _clip(text: str, length: int) -> str:
 
 
 def _file_name(name: str) -> str:
-    """A name for a file: letters, digits, dash and underscore only."""
-    return "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name
-    )
+    """A name for a file: letters, digits, dash and underscore only; two rows never share one."""
+    clean = re.sub("[^A-Za-z0-9_-]+", "-", name)[:60].strip("-")
+    return clean if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"

@@ -22,7 +22,7 @@ from perdure.report.model import (
     show,
 )
 from perdure.report.style import CSS
-from perdure.report.tables import difference_text, protocol_lines
+from perdure.report.tables import difference_text
 from perdure.report.words import is_reference, summary
 
 PICTURES_LIMIT = 3 * 2**20
@@ -104,8 +104,9 @@ def _cards(collection: Collection, table: Table) -> str:
         lost = f"forgetting {number(forgetting.mean, 'score')}" if forgetting else "forgetting not defined"
         role = "reference · " if is_reference(group) else ""
         cards.append(
-            f'<div class="card" style="{_tone(collection, row.name)}"><div class="name">{escape(row.name)}</div>'
-            f'{big}<div class="bar"><i style="--part: {100 * min(max(part, 0), 1):.1f}%"></i></div>'
+            f'<div class="card" style="{_tone(collection, row.name)}">'
+            f'<div class="name">{escape(row.name)}</div>{big}'
+            f'<div class="bar"><i style="--part: {100 * min(max(part, 0), 1):.1f}%"></i></div>'
             f'<div class="small">{role}{lost}</div></div>'
         )
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -194,11 +195,8 @@ def _mean(group: Group, learned: int, task: int) -> str:
 
 
 def _footprint(collection: Collection, table: Table) -> str:
-    lines = " ".join(protocol_lines(table))
     return (
-        _table(collection, table, "footprint")
-        + f'<h3>Protocol</h3><p class="note">{escape(lines)}</p>'
-        + _table(collection, table, "protocol")
+        _table(collection, table, "footprint") + "<h3>Protocol</h3>" + _table(collection, table, "protocol")
     )
 
 
@@ -213,9 +211,8 @@ def _figures(images: Sequence[tuple[Picture, str, bytes]]) -> dict[str, str]:
         caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
         if used > PICTURES_LIMIT:
             used -= len(content)
-            shown[picture.name] = (
-                f"<p class='note'>figures/{picture.name}.svg is not in the page, which would grow.</p>"
-            )
+            left = f"figures/{picture.name}.svg was left out of the page to keep it small."
+            shown[picture.name] = f"<p class='note'>{left}</p>"
             continue
         source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         image = f'<img src="{source}" alt="{escape(picture.alt)}">'
@@ -270,12 +267,13 @@ def _definitions(collection: Collection) -> str:
     )
     items = "".join(
         f"<dt>{escape(d.title)}</dt><dd>{escape(d.formula.replace(' - ', ' − '))}"
-        f'<span class="source">{escape(d.source)}; {"higher" if d.good > 0 else "lower"} is better</span></dd>'
+        f'<span class="source">{escape(d.source)}; '
+        f"{'higher' if d.good > 0 else 'lower'} is better</span></dd>"
         for d in DEFINITIONS.values()
     )
     intervals = (
         f"<dt>intervals</dt><dd>Over seeds: percentile bootstrap of the mean, {RESAMPLES:,} resamples, 95 %, "
-        f"with at least {LEAST_SEEDS} seeds; with fewer the single values are shown. Over episodes: Wilson, 95 %."
+        f"with at least {LEAST_SEEDS} seeds; with fewer the single values are shown. Over episodes: Wilson."
         '<span class="source">Wilson 1927, doi 10.2307/2276774</span></dd>'
     )
     return f"{note}<dl><dt>score</dt><dd>{escape(scale(collection.first))}</dd>{items}{intervals}</dl>"
@@ -283,7 +281,8 @@ def _definitions(collection: Collection) -> str:
 
 def _repeat(collection: Collection) -> str:
     rows = "".join(
-        f"<tr>{_name(collection, group.name)}<td>{run.seed}</td><td><code>{escape(run.matrix.config_hash)}</code></td>"
+        f"<tr>{_name(collection, group.name)}<td>{run.seed}</td>"
+        f"<td><code>{escape(run.matrix.config_hash)}</code></td>"
         f"<td class='text'>{escape(_versions(run.environment))}</td><td class='text'>"
         f"<code>perdure run --from {escape(run.folder.name)}/config.json</code></td></tr>"
         for group in collection.groups
@@ -295,14 +294,14 @@ def _repeat(collection: Collection) -> str:
         for entry in collection.first.data
     )
     datasets = (
-        "<h3>Data</h3><div class='scroll'><table><thead><tr><th>task</th><th>quality</th><th class='text'>digest"
-        f"</th></tr></thead><tbody>{data}</tbody></table></div>"
+        "<h3>Data</h3><div class='scroll'><table><thead><tr><th>task</th><th>quality</th>"
+        f"<th class='text'>digest</th></tr></thead><tbody>{data}</tbody></table></div>"
     )
     return (
-        "<p class='note'>The same configuration, versions, machine type and thread count give the same scores, "
-        "bit for bit.</p><div class='scroll'><table><thead><tr><th>method</th><th>seed</th><th>config</th>"
-        f"<th>versions</th><th>command</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        + (datasets if data else "")
+        "<p class='note'>The same configuration, versions, machine type and thread count give the same "
+        "scores, bit for bit.</p><div class='scroll'><table><thead><tr><th>method</th><th>seed</th>"
+        "<th>config</th><th class='text'>versions</th><th class='text'>command</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>" + (datasets if data else "")
     )
 
 

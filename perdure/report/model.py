@@ -243,7 +243,7 @@ def show(entry: Entry, column: Column, *, spread: bool = True) -> str:
     if entry.interval:
         ends = f"[{number(entry.interval.low, column.kind)}, {number(entry.interval.high, column.kind)}]"
         return f"{text} {ends}" + ("ᵉ" if entry.interval.kind == "episodes" else "")
-    if 1 < len(entry.summary.values):
+    if len(entry.summary.values) > 1:
         return f"{text} ({', '.join(number(value, column.kind) for value in entry.summary.values)})"
     return text
 

@@ -6,7 +6,8 @@ CSS = """
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.55; font-size: 16px;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial,
+  sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 0 24px 64px; }
 header { max-width: 1180px; margin: 0 auto; padding: 56px 24px 8px; }
 .kicker { margin: 0; color: var(--accent); font-size: 13px; font-weight: 600; letter-spacing: .08em;

@@ -50,6 +50,7 @@ def write_report(
     out = Path(out)
     collection = collect(folders, unfinished=unfinished, labels=labels)
     table = build(collection)
+    shown, left_out = clips(collection)
     content: dict[str, bytes] = {}
     images = []
     for picture in figures.pictures(collection):
@@ -61,9 +62,7 @@ def write_report(
     content["table.tex"] = tables.latex(table).encode(errors="replace")
     content["table.csv"] = tables.csv_text(table).encode(errors="replace")
     content["table.json"] = json_bytes(tables.json_table(table))
-    content["report.html"] = page(collection, table, images, *clips(collection), title).encode(
-        errors="replace"
-    )
+    content["report.html"] = page(collection, table, images, shown, left_out, title).encode(errors="replace")
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         for name, data in content.items():

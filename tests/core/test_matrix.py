@@ -36,7 +36,8 @@ def test_a_cell_returns_scores_in_goal_order():
 
 def test_null_and_absent_cells_are_nan_and_never_zero():
     matrix = filled()
-    assert matrix.cell(0, 2) is None and matrix.mean(0, 2) is None
+    assert matrix.cell(0, 2) is None
+    assert matrix.mean(0, 2) is None
     assert matrix.cell(3, 0) is None
     array = matrix.as_array()
     assert array.shape == (4, 3)
@@ -46,8 +47,10 @@ def test_null_and_absent_cells_are_nan_and_never_zero():
 
 def test_reasons_tell_null_from_absent():
     matrix = filled()
-    assert matrix.reason(0, 2) == "no head yet" and matrix.known(0, 2)
-    assert matrix.reason(3, 0) == "not evaluated" and not matrix.known(3, 0)
+    assert matrix.reason(0, 2) == "no head yet"
+    assert matrix.known(0, 2)
+    assert matrix.reason(3, 0) == "not evaluated"
+    assert not matrix.known(3, 0)
     assert matrix.reason(1, 0) == ""
 
 

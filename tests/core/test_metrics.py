@@ -86,7 +86,8 @@ def test_forward_transfer_without_reference_or_points_is_not_defined():
     partial = with_curve(0.6)
     del partial.curve[0, 0.5]
     result = metrics.forward_transfer(partial, with_curve(0.2))
-    assert result.value is None and "50%" in result.reason
+    assert result.value is None
+    assert "50%" in result.reason
 
 
 def test_intransigence_is_the_reference_diagonal_minus_the_own():
@@ -111,7 +112,8 @@ def test_a_null_cell_makes_a_metric_undefined_and_never_zero(metric, cell):
     matrix.null_cell(*cell, "the simulator is missing")
     result = metric(matrix)
     assert result.value is None
-    assert f"task{cell[1]}" in result.reason and "the simulator is missing" in result.reason
+    assert f"task{cell[1]}" in result.reason
+    assert "the simulator is missing" in result.reason
 
 
 @pytest.mark.parametrize("metric", [metrics.forgetting_max, metrics.backward_transfer])
@@ -138,5 +140,7 @@ def test_every_metric_carries_formula_and_source():
     measured = metrics.measure(from_rows(FIRST))
     assert measured.keys() == metrics.DEFINITIONS.keys()
     for name, metric in measured.items():
-        assert metric.name == name and metric.formula and "arXiv" in metric.source
+        assert metric.name == name
+        assert metric.formula
+        assert "arXiv" in metric.source
         assert (metric.value is None) == bool(metric.reason)

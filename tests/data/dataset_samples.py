@@ -54,7 +54,7 @@ def assert_same_arrays(one: Dataset, other: Dataset) -> None:
     assert one.lengths.tolist() == other.lengths.tolist()
     for name in ARRAYS:
         a, b = one.array(name), other.array(name)
-        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), name
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), name
 
 
 @st.composite

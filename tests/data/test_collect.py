@@ -34,8 +34,9 @@ class PointEnv(gymnasium.Env):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.goal == 15.0:
             parent = os.getppid()
-            while os.getppid() == parent:  # hangs until the parent is killed
+            while os.getppid() == parent:
                 time.sleep(0.02)
+            raise ValueError("the parent was killed")
         assert abs(action[0]) <= 2
         self.place += float(action[0])
         success = abs(self.place - self.goal) < 0.5
@@ -57,6 +58,7 @@ class PointSource:
     horizon: int = 12
     licence: str = "none"
     origin: str = "a test"
+    version: str = "1"
 
     @property
     def spec(self):
@@ -75,7 +77,7 @@ class PointSource:
         return [Level(), Level(noise=0.2), Level(noise=0.5), Level(noise=0.5, random=0.5), Level(random=1.0)]
 
     def versions(self):
-        return {"point": "1"}
+        return {"point": self.version}
 
 
 def content(folder):
@@ -200,7 +202,8 @@ def test_a_killed_collection_goes_on(tmp_path):
 def test_a_finished_collection_is_returned_and_never_replaced(tmp_path):
     folder = run(tmp_path / "d")
     before = content(folder)
-    assert run(folder, progress=lambda *call: pytest.fail("rolled again")) == folder
+    for source in PointSource(), PointSource(version="2"):
+        assert run(folder, source, progress=lambda *call: pytest.fail("rolled again")) == folder
     for change, field in (
         ({"seed": 6}, "seed"),
         ({"episodes": 24}, "episodes"),
@@ -216,6 +219,8 @@ def test_a_begun_collection_refuses_other_settings(tmp_path):
         run(tmp_path / "d", PointSource(13.0))
     with pytest.raises(UsageError, match="begun with seed 5"):
         run(tmp_path / "d", PointSource(13.0), seed=6)
+    with pytest.raises(UsageError, match="begun with versions"):
+        run(tmp_path / "d", PointSource(13.0, version="2"))
 
 
 @pytest.mark.parametrize("trouble, words", [(13.0, "this goal breaks"), (14.0, "ended with code -9")])

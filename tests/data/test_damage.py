@@ -11,17 +11,13 @@ import sys
 import numpy as np
 import pytest
 from dataset_samples import CONTINUOUS, IMAGES, written
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from perdure.core.errors import UsageError
-from perdure.data.card import card_digest
 from perdure.data.convert import cage, export_dataset
 from perdure.data.store import Dataset, check
 
-CASES = 150
-"""Random damages per file; more with PERDURE_FUZZ."""
-CASES = int(os.environ.get("PERDURE_FUZZ", CASES))
+CASES = int(os.environ.get("PERDURE_FUZZ", "150"))
+"""Random damages per file."""
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
@@ -47,6 +43,11 @@ def damage(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
+def assert_one_sentence(problem, folder):
+    assert str(folder) in str(problem)
+    assert "\n" not in str(problem)
+
+
 @pytest.mark.parametrize("spec", [CONTINUOUS, IMAGES])
 @pytest.mark.parametrize("name", ["arrays.safetensors", "card.json"])
 def test_no_damage_of_a_dataset_goes_unnoticed(tmp_path, name, spec):
@@ -60,7 +61,7 @@ def test_no_damage_of_a_dataset_goes_unnoticed(tmp_path, name, spec):
         try:
             opened = Dataset.open(tmp_path / "set")
         except UsageError as problem:
-            assert str(tmp_path / "set") in str(problem) and "\n" not in str(problem)
+            assert_one_sentence(problem, tmp_path / "set")
             assert check(tmp_path / "set") != []
             noticed += 1
         else:  # only what does not change a single value, such as a blank at the end of the card
@@ -68,13 +69,13 @@ def test_no_damage_of_a_dataset_goes_unnoticed(tmp_path, name, spec):
     assert noticed > CASES * 0.9
 
 
-def test_every_truncated_length_is_refused(tmp_path):
+def test_truncated_files_are_refused_at_every_length(tmp_path):
     written(tmp_path / "set")
     path = tmp_path / "set" / "arrays.safetensors"
     content = path.read_bytes()
-    for length in range(len(content)):
+    for length in [*range(300), *range(300, len(content), 9)]:
         path.write_bytes(content[:length])
-        with pytest.raises(UsageError, match="arrays.safetensors"):
+        with pytest.raises(UsageError, match=r"arrays\.safetensors"):
             Dataset.open(tmp_path / "set", verify=False)
 
 
@@ -109,6 +110,15 @@ def replaced(make):
     return change
 
 
+def gap(folder):
+    """Eight bytes that belong to no array, before the last one."""
+    path = folder / "arrays.safetensors"
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    content = path.read_bytes()[8 + size :]
+    last = [len(content) - 11 + 8, len(content) + 8]
+    headed(entry("truncated", data_offsets=last), body=content + bytes(8))(folder)
+
+
 ARRAYS_REFUSED = {
     "header that asks for absurd memory": (headed(lambda h: h, length=2**62), "is cut short"),
     "header over its limit": (
@@ -137,6 +147,8 @@ ARRAYS_REFUSED = {
     ),
     "offsets that do not fit": (headed(entry("rewards", data_offsets=[0, 8])), "do not fit its shape"),
     "offsets that are no numbers": (headed(entry("rewards", data_offsets=["0", 8])), "two whole numbers"),
+    "gap": (gap, "overlap or leave a gap"),
+    "bytes at the end": (headed(lambda h: h, body=bytes(10_000)), "cut short or appended to"),
     "no data": (headed(lambda h: h, body=b""), "cut short or appended to"),
     "missing": (lambda folder: (folder / "arrays.safetensors").unlink(), "No such file"),
     "link": (replaced(lambda p: p.symlink_to("aside")), "must be a readable plain file"),
@@ -153,127 +165,9 @@ def test_hostile_array_files(tmp_path, case):
     change(tmp_path / "set")
     with pytest.raises(UsageError, match=pattern) as caught:
         Dataset.open(tmp_path / "set", verify=False)
-    assert str(caught.value).startswith(str(tmp_path / "set")) and len(str(caught.value)) < 600
+    assert str(caught.value).startswith(str(tmp_path / "set"))
+    assert len(str(caught.value)) < 600
     assert check(tmp_path / "set") == [str(caught.value)]
-
-
-def put(*path, value):
-    """Sets a field of the card and makes its digest fit, as a careful forger would."""
-
-    def change(card):
-        inner = card
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = value
-        return card
-
-    return change
-
-
-CARD_REFUSED = {
-    "newer format": (
-        put("format", value=2),
-        "has format 2; this perdure reads up to 1, so install a newer one",
-    ),
-    "older format": (put("format", value=0), "has format 0"),
-    "format in words": (put("format", value="1"), "format is '1'"),
-    "path traversal": (put("name", value="../../x"), r"name is '../../x'"),
-    "zero byte": (put("name", value="a\0b"), r"name is 'a\\x00b'"),
-    "terminal escape": (put("quality", value="\x1b]0;x"), "quality is"),
-    "zero episodes": (put("episode_lengths", value=[]), "there are zero episodes"),
-    "empty episode": (put("episode_lengths", value=[4, 0, 6]), "episode_lengths of episode 1 is 0"),
-    "negative episode": (put("episode_lengths", value=[4, -1, 6]), "episode_lengths of episode 1 is -1"),
-    "endless episode": (
-        put("episode_lengths", value=[4, 10**300, 6]),
-        "episode_lengths of episode 1 is 1000",
-    ),
-    "long episodes": (put("episode_lengths", value=[2**40, 1, 6]), "the card needs"),
-    "other lengths": (put("episode_lengths", value=[5, 1, 6]), "the card needs"),
-    "fewer episodes": (put("episode_lengths", value=[4, 7]), "returns has 3 entries for 2 episodes"),
-    "shifted episodes": (put("episode_lengths", value=[5, 1, 5]), "True before the end|returns of episode"),
-    "return in words": (put("returns", 0, value="1"), "returns of episode 0 is '1'"),
-    "return too large": (put("returns", 0, value=10**400), "returns of episode 0"),
-    "success": (put("success", 1, value=1), "success of episode 1 is 1; it must be true, false or null"),
-    "goals": (put("goals", 1, value=["x"]), "goals of episode 1"),
-    "seeds": (put("seeds", 1, value=0.5), "seeds of episode 1 is 0.5"),
-    "noise": (put("behaviour", "noise", value=[1]), "behaviour.noise is"),
-    "holdout range": (put("split", "holdout", value=[3]), "split.holdout is"),
-    "holdout of all": (put("split", "holdout", value=[0, 1, 2]), "leave at least one episode for training"),
-    "holdout order": (put("split", "holdout", value=[1, 0]), "must ascend"),
-    "spec": (put("spec", "obs", "shape", value=["3"]), "spec.obs"),
-    "absurd spec": (put("spec", "obs", "shape", value=[2**30]), "spec.obs"),
-    "huge bound": (put("spec", "action", "high", value=[10**400, 1]), "card.json"),
-    "bounds narrower than the data": (
-        put("spec", "action", "high", value=[-0.999, 1.0]),
-        "outside the bounds",
-    ),
-    "spec is no table": (put("spec", value=[]), "spec is"),
-    "missing field": (
-        lambda card: {k: card[k] for k in card if k != "licence"},
-        "field 'licence' is missing",
-    ),
-    "unknown field": (put("colour", value=1), "field 'colour' is unknown"),
-    "no table": (lambda card: [1], "no table of fields"),
-    "digest of other arrays": (put("digest", value="sha256:" + "0" * 64), "has the digest"),
-}
-
-
-@pytest.mark.parametrize("case", CARD_REFUSED)
-def test_forged_cards(tmp_path, case):
-    change, pattern = CARD_REFUSED[case]
-    written(tmp_path / "set")
-    path = tmp_path / "set" / "card.json"
-    card = change(json.loads(path.read_text()))
-    if isinstance(card, dict):
-        card["card_digest"] = card_digest(card)
-    path.write_text(json.dumps(card))
-    with pytest.raises(UsageError, match=pattern) as caught:
-        Dataset.open(tmp_path / "set")
-    assert str(caught.value).startswith(str(tmp_path / "set")) and len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "nul",
-        '{"a": NaN}',
-        '{"a": 1e999}',
-        '{"a": 1, "a": 2}',
-        "[" * 10**5,
-        '"\\ud800"',
-        "\ufeff{}",
-        "9" * 5000,
-    ],
-    ids=lambda text: text[:12],
-)
-def test_text_that_is_no_card(tmp_path, text):
-    written(tmp_path / "set")
-    (tmp_path / "set" / "card.json").write_text(text)
-    with pytest.raises(UsageError, match="card.json"):
-        Dataset.open(tmp_path / "set")
-
-
-@pytest.mark.parametrize("levels", [50, 300, 600, 900, 950, 990, 100_000])
-def test_nested_cards(tmp_path, levels):
-    """Between what the parser takes and what the digest takes there must be no gap."""
-    written(tmp_path / "set")
-    path = tmp_path / "set" / "card.json"
-    path.write_text(path.read_text().replace('"MIT"', '"MIT", "nest": ' + "[" * levels + "]" * levels))
-    with pytest.raises(UsageError, match="card.json"):
-        Dataset.open(tmp_path / "set")
-    card = path.read_text().replace(', "nest": ', "").replace("[" * levels + "]" * levels, "")
-    path.write_text(card.replace('"versions": {}', '"versions": {"x": ' + "[" * levels + "]" * levels + "}"))
-    with pytest.raises(UsageError, match="card.json"):
-        Dataset.open(tmp_path / "set")
-
-
-def test_an_edited_card_is_named_as_such(tmp_path):
-    written(tmp_path / "set")
-    path = tmp_path / "set" / "card.json"
-    path.write_text(path.read_text().replace('"MIT"', '"GPL"'))
-    with pytest.raises(UsageError, match="card.json was damaged or edited"):
-        Dataset.open(tmp_path / "set", verify=False)
 
 
 def test_folders_that_are_no_datasets(tmp_path):
@@ -288,41 +182,6 @@ def test_folders_that_are_no_datasets(tmp_path):
     (tmp_path / "hammer" / "card.json").symlink_to(tmp_path / "card.json")
     with pytest.raises(UsageError, match="is a link"):
         Dataset.open(tmp_path / "hammer")
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_any_value_in_any_field_of_a_card(tmp_path_factory, data):
-    """With a fitting digest, so that only the checks of the fields stand between a forger and the reader."""
-    folder = tmp_path_factory.mktemp("forged") / "set"
-    original = written(folder)
-    card = json.loads((folder / "card.json").read_text())
-    field = data.draw(st.sampled_from(sorted(card)))
-    value = data.draw(json_values)
-    inner = card[field]
-    if isinstance(inner, dict) and data.draw(st.booleans()):
-        inner[data.draw(st.sampled_from(sorted(inner)) if inner else st.just("x"))] = value
-    elif isinstance(inner, list) and data.draw(st.booleans()):
-        inner[data.draw(st.integers(0, len(inner) - 1))] = value
-    else:
-        card[field] = value
-    try:
-        card["card_digest"] = card_digest(card)
-    except ValueError:
-        pass  # NaN has no digest; the reader refuses it
-    (folder / "card.json").write_text(json.dumps(card))
-    try:
-        opened = Dataset.open(folder)
-    except UsageError:
-        return
-    assert opened.digest == original.digest and opened.lengths.tolist() == original.lengths.tolist()
 
 
 BATCH = """
@@ -366,7 +225,8 @@ def test_no_damage_of_a_foreign_file_goes_unnoticed(tmp_path, format):
     )
     options = {"bounds": None, "n_actions": None}
     codes: dict[int, int] = {}
-    for case in range(CASES):
+    cases = CASES // 2  # each costs a process
+    for case in range(cases):
         which = case % len(victims)
         victims[which].write_bytes(damage(contents[which], chance))
         folder = tmp_path / f"work{case}"
@@ -384,12 +244,14 @@ def test_no_damage_of_a_foreign_file_goes_unnoticed(tmp_path, format):
             )
         elif code == cage.EXIT_REFUSED:
             sentence = json.loads((folder / "refusal.json").read_text())
-            assert str(path) in sentence and "\n" not in sentence and len(sentence) < 700
+            assert str(path) in sentence
+            assert "\n" not in sentence
+            assert len(sentence) < 700
         shutil.rmtree(folder)
         victims[which].write_bytes(contents[which])
     child.stdin.close()
     child.wait(timeout=30)
-    assert codes.get(cage.EXIT_REFUSED, 0) > CASES / 4, codes
+    assert codes.get(cage.EXIT_REFUSED, 0) > cases / 4, codes
 
 
 def test_wrong_shapes_between_card_and_arrays_are_refused(tmp_path):

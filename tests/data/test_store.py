@@ -6,8 +6,18 @@ import time
 
 import numpy as np
 import pytest
-from dataset_samples import ALL_SPECS, ARRAYS, CONTINUOUS, DESCRIPTION, DISCRETE, assert_same_arrays, episodes
-from dataset_samples import lengths_of_episodes, specs, written
+from dataset_samples import (
+    ALL_SPECS,
+    ARRAYS,
+    CONTINUOUS,
+    DESCRIPTION,
+    DISCRETE,
+    assert_same_arrays,
+    episodes,
+    lengths_of_episodes,
+    specs,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -27,7 +37,9 @@ def test_round_trip_is_bit_for_bit(tmp_path_factory, spec, lengths, seed):
     items = episodes(spec, lengths, seed)
     dataset = write_dataset(folder, items, name="sample", spec=spec, **DESCRIPTION)
     opened = Dataset.open(folder, verify=True)
-    assert opened.spec == spec and opened.card == dataset.card and check(folder) == []
+    assert opened.spec == spec
+    assert opened.card == dataset.card
+    assert check(folder) == []
     for e, item in enumerate(items):
         back = opened.trajectory(e)
         for name in ARRAYS:
@@ -47,20 +59,21 @@ def test_memory_and_disk_are_one_class_with_one_digest(tmp_path, spec):
     disk = written(tmp_path / "set", spec)
     memory = Dataset.in_memory(episodes(spec), name="sample", spec=spec, **DESCRIPTION)
     assert_same_arrays(disk, memory)
-    assert memory.digest == disk.digest and memory.folder is None and len(memory) == 3
+    assert memory.digest == disk.digest
+    assert memory.folder is None
+    assert len(memory) == 3
 
 
 def test_facts_of_a_dataset(tmp_path):
     dataset = written(tmp_path / "set")
-    assert (
-        dataset.transitions == 11
-        and dataset.lengths.tolist() == [4, 1, 6]
-        and dataset.starts.tolist() == [0, 4, 5]
-    )
+    assert dataset.transitions == 11
+    assert dataset.lengths.tolist() == [4, 1, 6]
+    assert dataset.starts.tolist() == [0, 4, 5]
     assert dataset.returns[2] == pytest.approx(dataset.array("rewards")[5:].sum(dtype=np.float64))
     assert dataset.successes == [True, False, None]
     assert dataset.card["behaviour"]["noise"] == [0.0, 0.1, 0.2]
-    assert dataset.folder == tmp_path / "set" and sorted(os.listdir(tmp_path)) == ["set"]
+    assert dataset.folder == tmp_path / "set"
+    assert sorted(os.listdir(tmp_path)) == ["set"]
     with pytest.raises(ValueError, match="read-only"):
         dataset.array("actions")[0] = 0
     for wrong in (
@@ -163,7 +176,8 @@ def test_wrong_values_are_refused_by_place_and_nothing_is_left(tmp_path, case):
     change(items)
     with pytest.raises(UsageError, match=pattern) as caught:
         write_dataset(tmp_path / "set", items, name="sample", spec=spec, **DESCRIPTION)
-    assert str(caught.value).startswith("dataset sample: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("dataset sample: ")
+    assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 
 
@@ -205,7 +219,8 @@ def test_an_existing_folder_is_never_touched(tmp_path):
     first = written(tmp_path / "set")
     with pytest.raises(UsageError, match="exists already"):
         written(tmp_path / "set", DISCRETE)
-    assert check(tmp_path / "set") == [] and Dataset.open(tmp_path / "set").digest == first.digest
+    assert check(tmp_path / "set") == []
+    assert Dataset.open(tmp_path / "set").digest == first.digest
 
 
 def test_a_disk_that_refuses_is_one_sentence(tmp_path):
@@ -267,7 +282,9 @@ def test_values_are_verified_even_with_fitting_digests(tmp_path):
     with pytest.raises(UsageError, match="observations, episode 0, step 0, column 1 is nan"):
         Dataset.open(tmp_path / "set")
     found = check(tmp_path / "set")
-    assert len(found) == 3 and "column 0 is 7" in found[1] and "returns of episode 1 is 99" in found[2]
+    assert len(found) == 3
+    assert "column 0 is 7" in found[1]
+    assert "returns of episode 1 is 99" in found[2]
 
 
 SAFE = ["a", "mujoco/hopper-v5", "ünïcode", "a.b_c-d", "x" * 100]
@@ -293,7 +310,7 @@ UNSAFE += ["x" * 101, "a//b", "a/", "c:x", "\ud800", "e\u0301", "a /b", "\U0001f
 def test_safe_names():
     assert [safe_name(name, "name") for name in SAFE] == SAFE
     for name in [*UNSAFE, None, 3]:
-        with pytest.raises(UsageError, match="^task name ") as caught:
+        with pytest.raises(UsageError, match=r"^task name ") as caught:
             safe_name(name, "task name")
         assert str(caught.value).isprintable()
 
@@ -312,7 +329,8 @@ def test_dataset_folder_uses_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PERDURE_DATA", str(tmp_path))
     assert dataset_folder("a/b") == tmp_path / "a" / "b"
     monkeypatch.delenv("PERDURE_DATA")
-    assert str(dataset_folder("a")) == "data/a" and str(dataset_folder("a", "r")) == "r/a"
+    assert str(dataset_folder("a")) == "data/a"
+    assert str(dataset_folder("a", "r")) == "r/a"
 
 
 def test_describe_gives_plain_facts():
@@ -328,13 +346,16 @@ def test_describe_gives_plain_facts():
         assert (row["min"], row["max"]) == (observations[:, column].min(), observations[:, column].max())
     assert facts["constant_channels"] == {"observations": ["1"], "actions": []}
     assert facts["success"] == {"known": 2, "successes": 1, "rate": 0.5}
-    assert facts["split"] == {"train": 2, "holdout": 1} and facts["transitions"] == 11
+    assert facts["split"] == {"train": 2, "holdout": 1}
+    assert facts["transitions"] == 11
     assert [row["level"] for row in facts["levels"]] == [0.0, 0.1, 0.2]
-    assert facts["terminated"] + facts["truncated"] == 3 and facts["lengths"]["max"] == 5
+    assert facts["terminated"] + facts["truncated"] == 3
+    assert facts["lengths"]["max"] == 5
 
 
 def test_describe_images_and_discrete_actions():
     facts = describe(
         Dataset.in_memory(episodes(ALL_SPECS[2]), name="sample", spec=ALL_SPECS[2], **DESCRIPTION)
     )
-    assert len(facts["observations"]) == 2 and sum(row["count"] for row in facts["actions"]) == 11
+    assert len(facts["observations"]) == 2
+    assert sum(row["count"] for row in facts["actions"]) == 11

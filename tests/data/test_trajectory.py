@@ -36,14 +36,16 @@ def test_other_layouts_are_converted_by_value(convert):
     original = episode(CONTINUOUS, 5, np.random.default_rng(0))
     arrays = episode_arrays(changed(CONTINUOUS, observations=convert, actions=convert), CONTINUOUS, 0)
     for name in ("observations", "actions"):
-        assert arrays[name].dtype == np.float32 and arrays[name].flags.c_contiguous
+        assert arrays[name].dtype == np.float32
+        assert arrays[name].flags.c_contiguous
         np.testing.assert_array_equal(arrays[name], vars(original)[name])
 
 
 def test_integer_rewards_and_small_integer_actions_are_converted():
     item = changed(DISCRETE, actions=lambda a: a.astype(np.int8), rewards=lambda r: np.arange(len(r)))
     arrays = episode_arrays(item, DISCRETE, 0)
-    assert arrays["actions"].dtype == np.int64 and arrays["rewards"].tolist() == [0, 1, 2, 3, 4]
+    assert arrays["actions"].dtype == np.int64
+    assert arrays["rewards"].tolist() == [0, 1, 2, 3, 4]
 
 
 REFUSED = {
@@ -69,6 +71,7 @@ REFUSED = {
         lambda a: a.astype(np.uint16),
         "wider than 8 bits.*uint8",
     ),
+    "integers of 32 bits": (IMAGES, "observations", lambda a: a.astype(np.uint32), "wider than 8 bits"),
     "objects": (CONTINUOUS, "rewards", lambda a: a.astype(object), "rewards: the type is object"),
     "text": (CONTINUOUS, "rewards", lambda a: a.astype(str), "rewards: the type is <U"),
     "complex": (CONTINUOUS, "actions", lambda a: a.astype(complex), "actions: the type is complex128"),
@@ -93,6 +96,6 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_with_episode_array_and_remedy(case):
     spec, name, change, pattern = REFUSED[case]
-    with pytest.raises(UsageError, match="^episode 7, ") as caught:
+    with pytest.raises(UsageError, match=r"^episode 7, ") as caught:
         episode_arrays(changed(spec, **{name: change}), spec, 7)
     assert re.search(pattern, str(caught.value)), caught.value

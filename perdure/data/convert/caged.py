@@ -17,6 +17,8 @@ from perdure.data.convert import format_module
 from perdure.data.convert.cage import EXIT_MEMORY, EXIT_REFUSED, REFUSAL_FILE, RESULT_FILE, Limits
 from perdure.data.convert.episodes import Budget, pack
 
+LONGEST_SENTENCE = 600
+
 
 def restrict(limits: Limits) -> None:
     """Limit this process for good: memory, CPU and wall time, file size, no core file."""
@@ -57,7 +59,7 @@ def serve(request: dict[str, Any]) -> int:
     except MemoryError:
         return EXIT_MEMORY
     except UsageError as problem:
-        sentence = str(problem)
+        sentence = " ".join(str(problem).split())[:LONGEST_SENTENCE]
     except Exception as problem:
         # Whatever a parser raises on a damaged file ends as one sentence; the child has nothing to lose.
         text = ascii(str(problem))[:160]

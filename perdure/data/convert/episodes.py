@@ -222,7 +222,8 @@ def pack(
     parts = file_parts(arrays)
     if source.claimed_digest is not None and source.claimed_digest != digest_of(parts):
         raise UsageError(
-            f"{place}: the data differ from the digest they were exported with; restore it from a copy"
+            f"{place}: the data differ from the digest they were exported with; restore it from a copy, "
+            "or take out perdure_digest if you changed them on purpose"
         )
     result = {
         "spec": found.to_json(),

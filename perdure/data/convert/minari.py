@@ -47,8 +47,8 @@ def read(path: Path, budget: Budget) -> Source:
         budget.take(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), place)
     storage = storage_class.read(folder)
     total = int(storage.total_episodes)
-    if not 0 <= total <= MOST_EPISODES:
-        raise UsageError(f"{place}/metadata.json: total_episodes is {total}; it must be 0 to {MOST_EPISODES}")
+    if not 1 <= total <= MOST_EPISODES:
+        raise UsageError(f"{place}/metadata.json: total_episodes is {total}; it must be 1 to {MOST_EPISODES}")
     start = spaces["action_space"].get("start", 0) if spaces["action_space"]["type"] == "Discrete" else 0
     episodes = [
         RawEpisode(
@@ -111,7 +111,7 @@ def _check_hdf5(path: Path, budget: Budget) -> None:
                     charge(child, inner, budget)
 
 
-def _spec(spaces: dict[str, dict[str, Any]], episodes: list[RawEpisode]) -> tuple[Spec | None, str]:
+def _spec(spaces: dict[str, dict[str, Any]], episodes: list[RawEpisode]) -> tuple[Spec, str]:
     """Spec from the serialized spaces; bounds that are infinite are taken from the data instead."""
     observation, action = spaces["observation_space"], spaces["action_space"]
     if observation["type"] != "Box":
@@ -126,13 +126,11 @@ def _spec(spaces: dict[str, dict[str, Any]], episodes: list[RawEpisode]) -> tupl
         return Spec(obs, Discrete(action["n"])), "number of actions from the Minari action space"
     low, high = (np.ravel(action[side]).astype(float) for side in ("low", "high"))
     if np.isfinite(low).all() and np.isfinite(high).all() and math.prod(action["shape"]) == len(low):
-        bounds = tuple(low.tolist()), tuple(high.tolist())
-        return Spec(
-            obs, Box(tuple(action["shape"]), low=bounds[0], high=bounds[1])
-        ), "from the Minari action space"
-    bounds = data_bounds(np.concatenate([episode.actions for episode in episodes]))
-    spec = Spec(obs, Box(tuple(action["shape"]), low=bounds[0], high=bounds[1]))
-    return spec, "taken from the data, as the Minari action space is unbounded"
+        bounds, origin = (tuple(low.tolist()), tuple(high.tolist())), "from the Minari action space"
+    else:
+        bounds = data_bounds(np.concatenate([episode.actions for episode in episodes]))
+        origin = "taken from the data, as the Minari action space is unbounded"
+    return Spec(obs, Box(tuple(action["shape"]), low=bounds[0], high=bounds[1])), origin
 
 
 def write(dataset: Dataset, path: Path) -> None:
@@ -142,7 +140,7 @@ def write(dataset: Dataset, path: Path) -> None:
 
     spec = dataset.spec
     if spec.obs.dtype == "uint8":
-        observation_space = spaces.Box(0, 255, spec.obs.shape, np.uint8)
+        observation_space: Any = spaces.Box(0, 255, spec.obs.shape, np.uint8)
     else:
         low, high = (
             _side(values, spec.obs.shape, fill)

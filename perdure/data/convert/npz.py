@@ -28,6 +28,7 @@ RATIO_FROM = 16 * 2**20
 """Smaller members may be compressed as much as they like: constant arrays are common."""
 MOST_RATIO = 200
 LONGEST_HEADER = 10_000
+"""Also the limit in numpy."""
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -55,13 +56,15 @@ def _episode(path: Path, budget: Budget, notes: list[str]) -> RawEpisode:
             with zipfile.ZipFile(file) as archive:
                 arrays = _arrays(archive, str(path), budget)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as problem:
-            raise UsageError(f"{path} is no sound .npz file ({problem}); restore it from a copy") from None
+            reason = ascii(str(problem))[:160]
+            raise UsageError(f"{path} is no sound .npz file ({reason}); restore it from a copy") from None
     missing = [key for key in REQUIRED if key not in arrays]
     if missing or not {"terminals", "dones"} & set(arrays):
         wanted = missing[0] if missing else "terminals"
         raise UsageError(
             f"{path} has no array {wanted!r}; an episode needs observations, actions, rewards and terminals"
         )
+    terminals = arrays["terminals"] if "terminals" in arrays else arrays["dones"]
     if "terminals" not in arrays:
         note = "'dones' was read as termination, as the source does not tell it from a time limit"
         if note not in notes:
@@ -72,7 +75,7 @@ def _episode(path: Path, budget: Budget, notes: list[str]) -> RawEpisode:
         observations=arrays["observations"],
         actions=arrays["actions"],
         rewards=arrays["rewards"],
-        terminals=arrays.get("terminals", arrays.get("dones")),
+        terminals=terminals,
         timeouts=arrays.get("timeouts"),
         last_observation=following[-1]
         if following is not None and following.ndim and len(following)
@@ -111,7 +114,7 @@ def _array(stream: Any, member: zipfile.ZipInfo, place: str, budget: Budget) -> 
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
             version
         ]
-        shape, fortran, dtype = reader(head, max_header_size=LONGEST_HEADER)
+        shape, fortran, dtype = reader(head)
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError):
         raise UsageError(f"{place} has a damaged array header; restore the file from a copy") from None
     if dtype.hasobject:

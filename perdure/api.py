@@ -1,0 +1,272 @@
+"""perdure from Python: the verbs of the command line as functions, and results that show themselves in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perdure.core.checkpoint import read_folder
+from perdure.core.errors import UsageError, nearest
+from perdure.core.log import Sink
+from perdure.core.matrix import ScoreMatrix
+from perdure.core.metrics import Metric, measure
+from perdure.core.policy import Actor, Carry
+from perdure.core.rng import generator
+from perdure.core.run import newest_agent
+from perdure.core.task import Stream
+from perdure.experiment import Experiment, RunConfig, build_method, find, load_config, resolve
+from perdure.methods import METHODS
+from perdure.progress import Quiet, Terminal
+from perdure.report.write import Report, write_report
+from perdure.streams import load_stream, outline
+
+__all__ = ["Agent", "Episode", "Result", "execute", "load_agent", "load_stream", "plan", "report", "run"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its folder, its score matrix and its config."""
+
+    folder: Path
+    matrix: ScoreMatrix
+    config: RunConfig
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Result:
+        """The result in a run folder; UsageError if there is none."""
+        folder = Path(folder)
+        return cls(folder, ScoreMatrix.load(folder / "scores.json"), load_config(folder / "config.json"))
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric by name; those that need a run of `independent` beside this one are not defined here."""
+        return measure(self.matrix)
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric such as "forgetting"; None where it is not defined."""
+        known = self.metrics
+        if metric not in known:
+            raise UsageError(f"metric is '{metric}'{nearest(metric, known) or '; known: ' + ', '.join(known)}")
+        return known[metric].value
+
+    def rows(self) -> list[list[str]]:
+        """The score matrix as text: a header, then one row per number of tasks learned; a dash where there is no score."""
+        means = self.matrix.as_array()
+        body = [[str(learned), *("-" if np.isnan(x) else f"{x:.2f}" for x in row)] for learned, row in enumerate(means)]
+        return [["tasks learned", *self.matrix.tasks], *body]
+
+    def table(self) -> str:
+        """The score matrix as lines of text: row k is the score of every task after k tasks were learned."""
+        rows = self.rows()
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+    def summary(self) -> str:
+        """Average performance and forgetting in words."""
+        names = {"average_performance": "average performance", "forgetting": "forgetting"}
+        values = {words: self.value(name) for name, words in names.items()}
+        return ", ".join(f"{words} {'not defined' if x is None else f'{x:.3f}'}" for words, x in values.items())
+
+    def __repr__(self) -> str:
+        matrix = self.matrix
+        return f"Result({matrix.method} on {matrix.stream}, {matrix.policy}, seed {matrix.seed}: {self.summary()}; {self.folder})"
+
+    def _repr_html_(self) -> str:
+        head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
+        cells = "".join(f"<th>{cell}</th>" for cell in head)
+        lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{cells}</tr>{lines}</table>"
+
+
+class Episode:
+    """One running episode of an agent: what it remembers of it is kept here."""
+
+    def __init__(self, actor: Actor, seed: int):
+        self.actor = actor
+        self.seed = seed
+        self.steps = 0
+        self.carry: Carry = actor.start(1)
+
+    def act(self, obs: Any, reward: float | None = None) -> np.ndarray | int:
+        """The next action, (A,) float32 within the bounds or an int.
+
+        Args:
+            obs: (*O) as the environment gives it.
+            reward: of the previous step in environment units; None where no reward is observed.
+        """
+        before = None if reward is None else torch.tensor([float(reward)])
+        seen = np.asarray(obs)
+        batch = torch.as_tensor(seen if seen.dtype == np.uint8 else seen.astype(np.float32)).unsqueeze(0)
+        with torch.inference_mode():
+            action, self.carry = self.actor.act(batch, self.carry, generator(self.seed, "act", self.steps), before)
+        self.steps += 1
+        found = action[0].cpu().numpy()
+        return int(found) if found.ndim == 0 else found
+
+
+class Agent:
+    """A learned agent, read from a run folder or an agent folder."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any], tensors: dict[str, torch.Tensor]):
+        self.folder = folder
+        try:
+            self.method, self.config = build_method(meta)
+            self.learned = int(meta["learned"])
+            self.tasks = tuple(str(task["name"]) for task in meta["stream"]["tasks"])[: self.learned]
+            self.method.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+            raise UsageError(f"{folder} holds no agent that can be built ({' '.join(str(problem).split())[:120]}); restore it from"
+                             " a copy") from None
+        self.method.eval()
+
+    def index(self, task: str | int) -> int:
+        """Position of a task, given as name or position.
+
+        Raises:
+            UsageError: not a task that this agent learned.
+        """
+        if task in self.tasks:
+            return self.tasks.index(str(task))
+        if isinstance(task, int) and 0 <= task < len(self.tasks):
+            return task
+        known = f"{nearest(str(task), self.tasks) or ''}; this agent learned {', '.join(self.tasks)}"
+        raise UsageError(f"task is {task!r}{known}")
+
+    def actor(self, task: str | int) -> Actor:
+        """The actor of one task, which acts for many episodes at once."""
+        return self.method.actor(self.index(task))
+
+    def episode(self, task: str | int, seed: int = 0) -> Episode:
+        """Begin one episode; ask it for an action at every step. `seed` matters to policies that act at random."""
+        return Episode(self.actor(task), seed)
+
+    def act(self, obs: Any, task: str | int) -> np.ndarray | int:
+        """The action at the first step of an episode; policies that look back need `episode`."""
+        return self.episode(task).act(obs)
+
+    def __repr__(self) -> str:
+        return f"Agent({self.config.method}, {self.config.policy}, learned {', '.join(self.tasks)})"
+
+
+def plan(
+    method: str,
+    stream: str | Stream,
+    *,
+    policy: str = "bc",
+    profile: str = "cpu",
+    seed: int = 0,
+    precision: str = "fp32",
+    method_options: dict[str, Any] | None = None,
+    policy_options: dict[str, Any] | None = None,
+    stream_options: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+) -> RunConfig:
+    """The complete config of a run, every default filled in; `run` takes the same arguments.
+
+    Raises:
+        UsageError: an unknown name or option, or a value that cannot be used.
+    """
+    return resolve(method, stream, policy=policy, profile=profile, seed=seed, precision=precision, method_options=method_options,
+                   policy_options=policy_options, stream_options_=stream_options, evaluation=evaluation)
+
+
+def run(
+    method: str,
+    stream: str | Stream,
+    *,
+    out: Path | str | None = None,
+    quiet: bool = False,
+    device: str = "cpu",
+    workers: int = 1,
+    threads: int = 1,
+    log: Sequence[Sink] = (),
+    **options: Any,
+) -> Result:
+    """Learn a stream and evaluate, resume what was interrupted, or return what is finished.
+
+    Args:
+        method: a name of `perdure methods`, or `module:Class`.
+        stream: a name of `perdure streams`, the path of a TOML file, or a Stream.
+        out: the run folder; default `runs/<stream>/<method>/<policy>-<hash>-seed<N>`.
+        quiet: show no progress.
+        device: `cpu` or `cuda`.
+        workers: processes that step the environments.
+        threads: of torch on the CPU while this runs; results are bit-identical for equal numbers.
+        log: `tensorboard` and `wandb`, beside metrics.jsonl.
+        options: those of `plan`, such as `seed=3` or `method_options={"strength": 1e4}`.
+
+    Raises:
+        UsageError: wrong use, in one sentence.
+        GuardError: NaN or infinity while learning.
+    """
+    config = plan(method, stream, **options)
+    return execute(config, Path(out) if out is not None else config.default_folder, quiet=quiet, device=device, workers=workers,
+                   threads=threads, log=tuple(log), stream=None if isinstance(stream, str) else stream,
+                   resume_command="the same call of perdure.run")
+
+
+def execute(
+    config: RunConfig,
+    folder: Path,
+    *,
+    stream: Stream | None = None,
+    quiet: bool = False,
+    device: str = "cpu",
+    workers: int = 1,
+    threads: int = 1,
+    log: tuple[Sink, ...] = (),
+    resume_command: str = "",
+) -> Result:
+    """Run a resolved config in a folder; the command line and `run` both end here."""
+    for name, value, least in (("workers", workers, 0), ("threads", threads, 1)):
+        if type(value) is not int or not least <= value <= 1024:
+            raise UsageError(f"{name} is {value!r}; give a whole number from {least} to 1024")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UsageError(f"device is '{device}' but torch sees no GPU here; use --device cpu, see `perdure doctor`")
+    label = f"{config.method} seed {config.seed}"
+    with _threads(threads):
+        if quiet:
+            experiment = Experiment(config, folder, Quiet(), workers, device, log, stream, resume_command)
+            return Result(folder, experiment.execute(), config)
+        names = [task.name for task in (stream.tasks if stream else outline(config.stream, config.stream_options))]
+        joint = find(config.method, METHODS, "method").schedule == "joint"
+        with Terminal(label, names, int(config.method_config["steps"]), joint) as progress:
+            experiment = Experiment(config, folder, progress, workers, device, log, stream, resume_command)
+            return Result(folder, experiment.execute(), config)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Torch with `number` threads; afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def load_agent(folder: Path | str) -> Agent:
+    """The newest agent of a run folder, or the agent of an agent folder, every digest checked.
+
+    Raises:
+        UsageError: none there, damaged, or of a newer format.
+    """
+    place = newest_agent(Path(folder))
+    if not (place / "meta.json").is_file():
+        raise UsageError(f"{folder} holds no agent; give a run folder of which at least one task is finished, or an agent folder")
+    meta, groups = read_folder(place)
+    return Agent(place, meta, groups.get("tensors", {}))
+
+
+def report(folders: Sequence[Path | str] | Path | str, out: Path | str, **options: Any) -> Report:
+    """Write report.html, tables and figures of run folders into `out`; options as in `report.write.write_report`."""
+    given = [folders] if isinstance(folders, str | Path) else list(folders)
+    return write_report(given, out, **options)

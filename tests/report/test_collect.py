@@ -1,0 +1,144 @@
+"""Collecting runs: parents and single folders, references, and refusals that name the field."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from perdure.core.errors import UsageError
+from perdure.core.files import write_json
+from perdure.report.collect import collect
+
+
+def test_parents_and_runs_may_be_mixed_and_count_once(make_run, tmp_path):
+    first = make_run("finetune")
+    make_run("packnet")
+    collection = collect([tmp_path, first])
+    assert [group.name for group in collection.groups] == ["packnet", "finetune"]
+    assert len(collection.runs) == 2
+    assert collection.notices == ()
+
+
+def test_seeds_share_a_row_in_order(make_run, tmp_path):
+    for seed in (2, 0, 1):
+        make_run("er", seed)
+    (group,) = collect([tmp_path]).groups
+    assert [run.seed for run in group.runs] == [0, 1, 2]
+
+
+def test_the_reference_is_independent_of_the_same_seed(make_run, tmp_path):
+    make_run("packnet", 0)
+    make_run("packnet", 1)
+    make_run("independent", 0)
+    metrics = {run.seed: run.metrics for run in collect([tmp_path]).runs if run.matrix.method == "packnet"}
+    assert metrics[0]["forward_transfer"].value == pytest.approx(0.0)
+    assert metrics[0]["intransigence"].value == pytest.approx(0.0)
+    assert "no run of 'independent'" in metrics[1]["forward_transfer"].reason
+    assert metrics[1]["intransigence"].value is None
+
+
+@pytest.mark.parametrize("field", ["policy", "profile", "data"])
+def test_another_policy_profile_or_data_is_no_reference(make_run, tmp_path, field):
+    other = {"policy": "dt", "profile": "paper", "data": [{"task": "push", "digest": "x", "quality": "y"}]}
+    make_run("packnet")
+    make_run("independent", **{field: other[field]})
+    collection = collect([tmp_path])
+    packnet = next(run for run in collection.runs if run.matrix.method == "packnet")
+    assert packnet.metrics["forward_transfer"].value is None
+    assert any("compare them with care" in notice for notice in collection.notices)
+
+
+PROTOCOL = {"heads": "per task", "normaliser": "per task", "task_id_at_test": True, "past_data": False}
+DIFFERENT = {
+    "policy": {"policy": "dt"},
+    "profile": {"profile": "paper"},
+    "config_hash": {"config_hash": "ffffffff"},
+    "protocol.heads": {"protocol": PROTOCOL | {"heads": "single"}},
+    "protocol.task_id_at_test": {"protocol": PROTOCOL | {"task_id_at_test": False}},
+    "data digest of push": {"data": [{"task": "push", "digest": "sha256:other", "quality": "expert"}]},
+    "stream_version": {"stream_version": 2},
+    "stream": {"stream": "cw3-v3"},
+    "tasks": {"tasks": ("push", "pull", "lift")},
+}
+
+
+@pytest.mark.parametrize("field", DIFFERENT)
+def test_what_must_not_be_averaged_is_refused_by_name(make_run, tmp_path, field):
+    make_run("er", 0)
+    make_run("er", 1, **DIFFERENT[field])
+    with pytest.raises(UsageError, match=f"^{field} is ") as caught:
+        collect([tmp_path])
+    assert "er-0" in str(caught.value)
+    assert "er-1" in str(caught.value)
+
+
+def test_a_label_makes_a_row_of_its_own(make_run):
+    plain = make_run("finetune", 0)
+    single = make_run("finetune", 0, name="single", protocol=PROTOCOL | {"heads": "single"})
+    collection = collect([plain, single], labels={str(single): "single head"})
+    assert sorted(group.name for group in collection.groups) == ["finetune", "finetune (single head)"]
+
+
+def test_a_label_for_no_folder_is_refused(make_run):
+    with pytest.raises(UsageError, match="not among"):
+        collect([make_run("er")], labels={"elsewhere": "x"})
+
+
+def test_a_seed_twice_is_refused(make_run, tmp_path):
+    make_run("er", 0)
+    make_run("er", 0, name="again")
+    with pytest.raises(UsageError, match="seed 0 of 'er' appears in"):
+        collect([tmp_path])
+
+
+def test_unfinished_runs_are_refused_unless_allowed(make_run, tmp_path):
+    make_run("er", 0)
+    half = make_run("er", 1, complete=False)
+    with pytest.raises(UsageError, match=r"er-1 is not finished.*perdure run --from"):
+        collect([tmp_path])
+    collection = collect([tmp_path], unfinished=True)
+    assert len(collection.runs) == 2
+    assert "not finished" in collection.notices[0]
+    (half / "scores.json").unlink()
+    with pytest.raises(UsageError, match=r"has no scores\.json"):
+        collect([tmp_path])
+    assert len(collect([tmp_path], unfinished=True).runs) == 1
+
+
+def test_folders_without_runs_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="is no folder"):
+        collect([tmp_path / "absent"])
+    with pytest.raises(UsageError, match="holds no run"):
+        collect([tmp_path])
+    with pytest.raises(UsageError, match="no run folder was given"):
+        collect([])
+
+
+def test_a_damaged_file_is_named(make_run, tmp_path):
+    folder = make_run("er")
+    (folder / "scores.json").write_text(json.dumps({"format": 1})[:-1])
+    with pytest.raises(UsageError, match=r"scores\.json"):
+        collect([tmp_path])
+
+
+def test_environment_is_optional_but_never_malformed(make_run, tmp_path):
+    folder = make_run("er")
+    write_json(folder / "environment.json", {"train_seconds": True})
+    assert collect([tmp_path]).runs[0].train_seconds is None
+    write_json(folder / "environment.json", [1])
+    with pytest.raises(UsageError, match=r"environment\.json"):
+        collect([tmp_path])
+    (folder / "environment.json").unlink()
+    assert collect([tmp_path]).runs[0].train_seconds is None
+
+
+def test_a_run_resumed_elsewhere_is_marked(make_run, tmp_path):
+    make_run("er", 3, bit_exact=False)
+    assert "seed 3: resumed on another machine type" in collect([tmp_path]).notices[0]
+
+
+def test_results_are_immutable(make_run, tmp_path):
+    make_run("er")
+    run = collect([tmp_path]).runs[0]
+    assert replace(run, row="x").row == "x"
+    assert run.row == "er"
