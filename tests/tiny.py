@@ -167,7 +167,7 @@ def tensor_bytes(value: torch.Tensor) -> bytes:
 def state_digest(method: Method) -> str:
     """Of all that a checkpoint would hold, and of the mode."""
     meta, tensors = capture(method)
-    state = hashlib.sha256(json.dumps(meta, sort_keys=True).encode() + bytes(method.training))
+    state = hashlib.sha256(json.dumps(meta, sort_keys=True).encode() + str(method.training).encode())
     for group in ("agent", "resume"):
         for name in sorted(tensors[group]):
             state.update(name.encode() + tensor_bytes(tensors[group][name]))

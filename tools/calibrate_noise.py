@@ -22,7 +22,7 @@ from perdure.benchmarks.metaworld_source import NOISE_FILE, MetaWorldSource
 from perdure.core.files import read_json, write_atomic
 from perdure.data.roll import Level, episode_generator, roll_episode
 
-SEARCH = range(0, 30)
+SEARCH = range(30)
 """Data goals for the search."""
 
 CONFIRM = range(100, 160)

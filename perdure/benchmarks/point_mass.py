@@ -27,7 +27,7 @@ GRID_RADIUS = 0.15
 PIXELS = 36
 """Side of the image variant."""
 
-VIEW = 1.25
+VIEW = 1.3
 """Half the width of the world that a picture shows; what is outside is drawn at its edge."""
 
 WHITE, TARGET, TRAIL, MASS = (np.array(c, dtype=np.float64) for c in
@@ -133,7 +133,7 @@ class PointMass(gymnasium.Env):
 def _disc(image: np.ndarray, place: np.ndarray, radius: float, colour: np.ndarray) -> None:
     """Paint a disc with a smooth edge into `image`; `place` and `radius` are in units of the world."""
     scale = len(image) / (2 * VIEW)
-    x, y = np.clip((*place, 0.0)[:2], -VIEW, VIEW)  # a one-dimensional world is a line through the middle
+    x, y = np.clip((*place, 0.0)[:2], 0.07 - VIEW, VIEW - 0.07)  # a one-dimensional world is a line through the middle
     column, row, reach = (x + VIEW) * scale, (VIEW - y) * scale, radius * scale
     top, left = (max(0, int(centre - reach - 1)) for centre in (row, column))
     part = image[top : int(row + reach + 2), left : int(column + reach + 2)]

@@ -149,5 +149,5 @@ def _space_from_json(field: str, value: Any) -> Box | Discrete:
         return Box(tuple(value["shape"]), str(value.get("dtype", "float32")), bounds["low"], bounds["high"], names, units)
     except UsageError as problem:
         raise UsageError(f"spec.{field}: {problem}") from None
-    except (KeyError, TypeError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError, OverflowError) as problem:
         raise UsageError(f"spec.{field} is malformed ({type(problem).__name__}: {str(problem)[:80]})") from None

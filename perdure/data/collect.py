@@ -259,7 +259,8 @@ class _Worker:
         )
 
     def roll(self, episode: int) -> int:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             print(episode, file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()

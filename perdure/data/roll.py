@@ -285,7 +285,7 @@ def read_shard(path: Path) -> Trajectory | None:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
             facts = json.loads(file.metadata()["facts"])
         facts["goal"] = tuple(facts["goal"])
         return Trajectory(**arrays, **facts)

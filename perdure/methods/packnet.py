@@ -94,15 +94,17 @@ class PackNet(Method):
 
     def _frozen(self, task: int, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`keep` masks by the method's parameter names; with frozen norms, also all vectors after the first task."""
-        keep = {f"policy.{name}": mask for name, mask in masks.items()}
+        keep = {f"policy.{name}": mask.float() for name, mask in masks.items()}
         if self.config.norms == "frozen" and task > 0:
-            keep |= {f"policy.{name}": torch.ones_like(p, dtype=torch.bool) for name, p in self._vectors().items()}
+            keep |= {f"policy.{name}": torch.ones_like(p.detach()) for name, p in self._vectors().items()}
         return keep
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         t = task.index
         retrain_steps = max(1, round(self.config.retrain_share * self.config.steps))
-        frozen: dict[str, Tensor] = {}  # follows from the owner map; made when a process first needs it
+        # both follow from the owner map and are made when a process first needs them
+        frozen: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
 
         def start() -> None:
             self.open_task(task, access)
@@ -121,11 +123,19 @@ class PackNet(Method):
             self.optimizer("policy", self._trained(t))
             frozen.clear()
 
+        def mask_gradients() -> None:
+            """Free weights are zero while retraining, so this is training the view, without building it."""
+            for name, p in self._matrices().items():
+                if p.grad is not None:
+                    p.grad.mul_(seen[name])
+
         def retrain(step: Step) -> Mapping[str, Tensor]:
             if not frozen:
                 frozen.update(self._frozen(t, self.masks.all_but(t)))
+                seen.update({name: mask.float() for name, mask in self.masks.visible(t).items()})
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policy.loss, batch, weights=self._view(t)), keep=frozen)}
+            loss = average(self.policy.loss, batch, weights=self._own(t))
+            return {"fit": self.descend("policy", loss, edit=mask_gradients, keep=frozen)}
 
         return [
             Phase("dense", self.config.steps - retrain_steps, dense, begin=start),

@@ -24,7 +24,7 @@ from perdure.core.errors import UsageError, nearest
 from perdure.core.files import read_json, sha256, sync_folder, write_json
 from perdure.core.matrix import ScoreMatrix
 from perdure.evaluate.slots import receive, send
-from perdure.video.backends import advice, candidates, environment
+from perdure.video.backends import advice, candidates, environment, missing
 
 FORMAT = 1
 
@@ -103,7 +103,7 @@ def _made(folder: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> P
             take = _take(job, backend, say)
             if take.clips and not take.crash and not take.refused:
                 return _kept(folder, staging, wanted, take, say, started)
-            reasons[backend] = take.problem
+            reasons[backend] = missing(backend) or take.problem
             if take.refused or not (take.crash or take.drawing):
                 say(f"no clips of {folder}: {take.problem}")
                 return None

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from ctypes.util import find_library
 
 VARIABLE = "MUJOCO_GL"
 
@@ -29,6 +30,10 @@ import os
 os._exit(0)
 """
 """Draws a ball. Leaves at once, since some graphics libraries complain or crash when Python takes them down."""
+
+
+LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+"""What each backend loads; without it the error it raises is about something else."""
 
 
 def candidates() -> tuple[str, ...]:
@@ -63,7 +68,14 @@ def probe(seconds: float = 8.0) -> dict[str, str]:
         for backend in candidates()
     }  # fmt: skip
     end = time.monotonic() + seconds
-    return {backend: _outcome(child, max(0.1, end - time.monotonic())) for backend, child in children.items()}
+    found = {backend: _outcome(child, max(0.1, end - time.monotonic())) for backend, child in children.items()}
+    return {backend: problem and (missing(backend) or problem) for backend, problem in found.items()}
+
+
+def missing(backend: str) -> str:
+    """The library that a backend lacks, in words; empty if it is there."""
+    library = LIBRARIES.get(backend)
+    return f"the library lib{library} is missing" if library and not find_library(library) else ""
 
 
 def _outcome(child: subprocess.Popen[str], seconds: float) -> str:

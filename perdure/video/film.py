@@ -44,7 +44,10 @@ def picture(env: gymnasium.Env, size: int) -> np.ndarray:
     """
     if isinstance(env, Drawable):
         return env.frame(size)
-    drawn = env.render() if isinstance(env, GymEnv) else None
+    try:
+        drawn = env.render() if isinstance(env, GymEnv) else None
+    except gymnasium.error.Error as problem:
+        raise UsageError(f"its environment draws no pictures ({' '.join(str(problem).split())[:160]})") from None
     if not isinstance(drawn, np.ndarray) or drawn.ndim != 3 or drawn.dtype != np.uint8:
         raise UsageError("its environment draws no pictures")
     image = Image.fromarray(drawn).convert("RGB")

@@ -26,26 +26,35 @@ class Odd(gymnasium.Env):
 def test_episodes_follow_from_the_seed_and_end_at_the_horizon():
     env = GymFactory("CartPole-v1", horizon=3)()
     first, info = env.reset(seed=4, options={"goal": None})
-    assert first.dtype == np.float32 and "success" not in info
+    assert first.dtype == np.float32
+    assert "success" not in info
     again, _ = env.reset(seed=4)
     other, _ = env.reset(seed=5)
     assert first.tobytes() == again.tobytes() != other.tobytes()
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
     spec = spec_of(env, "CartPole-v1")
-    assert spec.obs_key == "float32-4" and spec.action == Discrete(2)
+    assert spec.obs_key == "float32-4"
+    assert spec.action == Discrete(2)
 
 
 def test_kwargs_reach_the_environment():
     assert GymFactory("Pendulum-v1", {"g": 2.0})().unwrapped.g == 2.0
     spec = spec_of(GymFactory("Pendulum-v1")(), "Pendulum-v1")
-    assert spec.action.low == (-2.0,) and spec.action.high == (2.0,)
+    assert spec.action.low == (-2.0,)
+    assert spec.action.high == (2.0,)
 
 
 def test_images_become_channels_first_and_success_a_bool():
     env = GymEnv(Odd(), "odd")
     obs, info = env.reset(seed=0, options={"goal": None})
     assert (
-        obs.shape == (3, 4, 5) == env.observation_space.shape and obs[1, 0, 0] == 1 and "success" not in info
+        obs.shape == (3, 4, 5) == env.observation_space.shape
+    )
+    assert (
+        obs[1, 0, 0] == 1
+    )
+    assert (
+        "success" not in info
     )
     assert env.step(np.zeros(2))[4]["success"] is True
     assert spec_of(env, "odd").obs_key == "uint8-3x4x5"

@@ -45,7 +45,8 @@ def test_an_episode_follows_from_goal_and_actions_alone(task):
     here, there = rollout(fresh, policy, first), rollout(used, policy, first)
     assert here[0].tobytes() == there[0].tobytes()
     assert here[1].tobytes() == there[1].tobytes()
-    assert here[0].dtype == np.float32 and here[0].shape == (201, 39)
+    assert here[0].dtype == np.float32
+    assert here[0].shape == (201, 39)
 
 
 @pytest.mark.parametrize("task", continual_world.CW3)
@@ -53,7 +54,8 @@ def test_the_expert_succeeds_and_its_success_is_a_bool(task):
     env, policy = MetaWorldFactory(task)(), expert(task)
     for goal in goals(task)["final"][:3]:
         successes = rollout(env, policy, goal)[2]
-        assert any(successes) and not successes[0]
+        assert any(successes)
+        assert not successes[0]
         assert all(type(success) is bool for success in successes)
 
 
@@ -62,7 +64,8 @@ def test_the_goal_is_visible():
     goal = goals("push")["final"][0]
     obs, _ = env.reset(options={"goal": goal})
     np.testing.assert_allclose(obs[36:38], goal[3:5], atol=1e-6)
-    assert SPEC.obs.names[36] == "goal_x" and SPEC.obs.shape == env.observation_space.shape
+    assert SPEC.obs.names[36] == "goal_x"
+    assert SPEC.obs.shape == env.observation_space.shape
 
 
 def test_actions_are_clipped():
@@ -72,7 +75,8 @@ def test_actions_are_clipped():
         env = MetaWorldFactory("reach")()
         env.reset(options={"goal": goal})
         seen.append(env.step(np.full(4, size)))
-    assert seen[0][0].tobytes() == seen[1][0].tobytes() and seen[0][1] == seen[1][1]
+    assert seen[0][0].tobytes() == seen[1][0].tobytes()
+    assert seen[0][1] == seen[1][1]
 
 
 def test_the_horizon_truncates():
@@ -82,7 +86,7 @@ def test_the_horizon_truncates():
 
 
 @pytest.mark.parametrize(
-    "goal, words",
+    ("goal", "words"),
     [
         (None, "got no goal"),
         ((0.0, 0.45), "shape"),
@@ -120,15 +124,17 @@ def test_goals_are_disjoint_and_in_range(task):
     assert len(set(every)) == sum(SIZES.values())
     space = raw_environment(task)._random_reset_space
     vectors = np.asarray(every)
-    assert (vectors >= space.low).all() and (vectors <= space.high).all()
+    assert (vectors >= space.low).all()
+    assert (vectors <= space.high).all()
     assert (np.round(vectors, 6) == vectors).all()
 
 
 def test_the_triples_are_what_their_names_say():
-    assert len(set(continual_world.CW10)) == 10 and continual_world.CW20[10:] == continual_world.CW10
+    assert len(set(continual_world.CW10)) == 10
+    assert continual_world.CW20[10:] == continual_world.CW10
     assert not set(continual_world.CWTUNE) & set(continual_world.CW10 + continual_world.METAWORLD5)
     solved = [task for task in continual_world.CW10 if measured(task)["expert"] >= 0.95]
-    assert continual_world.CW3B == tuple(task for task in solved if task not in continual_world.CW3)[:3]
+    assert tuple(task for task in solved if task not in continual_world.CW3)[:3] == continual_world.CW3B
     assert all(measured(task)["expert"] >= 0.95 for task in continual_world.CWTUNE + continual_world.CW3)
     assert set(continual_world.TEXTS) == set(continual_world.TASKS)
 

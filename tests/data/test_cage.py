@@ -10,7 +10,7 @@ import pytest
 from foreign_samples import save_episode
 
 from perdure.core.errors import UsageError
-from perdure.data.convert import cage, import_dataset
+from perdure.data.convert import cage, caged, import_dataset
 from perdure.data.convert.cage import Limits
 
 OUTCOMES = {
@@ -78,3 +78,12 @@ def test_memory_limit_reaches_the_user(tmp_path):
 def test_limits_are_checked(field):
     with pytest.raises(UsageError, match=f"limits.{field} is 0"):
         Limits(**{field: 0})
+
+
+def test_a_reader_out_of_memory_says_so(tmp_path, monkeypatch):
+    def greedy(request):
+        raise MemoryError
+
+    monkeypatch.setattr(caged, "read", greedy)
+    assert caged.serve({"path": "a.npz", "format": "npz", "folder": str(tmp_path)}) == cage.EXIT_MEMORY
+    assert os.listdir(tmp_path) == []

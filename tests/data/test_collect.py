@@ -106,10 +106,12 @@ def test_the_dataset_is_what_was_asked_for(tmp_path):
     noise = data.card["behaviour"]["noise"]
     assert [noise.count(level) for level in range(5)] == [8] * 5
     assert len({noise[e] for e in np.flatnonzero(data.holdout)}) == 4
-    assert [call[:2] for call in calls] == [(done, 40) for done in range(1, 41)] and calls[-1][2] > 0
+    assert [call[:2] for call in calls] == [(done, 40) for done in range(1, 41)]
+    assert calls[-1][2] > 0
     best = [data.successes[e] for e in range(40) if noise[e] == 0]
     assert all(best)
-    assert data.array("truncated").sum() == 40 and not data.array("terminated").any()
+    assert data.array("truncated").sum() == 40
+    assert not data.array("terminated").any()
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -120,12 +122,14 @@ def test_the_executed_action_is_stored():
     )
     places = np.concatenate([[0.0], np.cumsum(played.actions[:, 0], dtype=np.float64)])
     np.testing.assert_allclose(played.observations[:, 0], places, rtol=1e-5, atol=1e-6)
-    assert np.abs(played.actions).max() <= 2 and played.actions.dtype == np.float32
+    assert np.abs(played.actions).max() <= 2
+    assert played.actions.dtype == np.float32
 
 
 def test_after_success_ends_the_episode(tmp_path):
     data = Dataset.open(run(tmp_path / "d", quality="expert", after_success=2))
-    assert all(data.successes) and data.lengths.max() < 12
+    assert all(data.successes)
+    assert data.lengths.max() < 12
     played = data.trajectory(0)
     assert (
         abs(played.observations[-3, 0] - played.goal[0])
@@ -153,7 +157,8 @@ def test_tries_repeat_a_failure_with_fresh_noise():
         return sum(bool(trajectory.success) for trajectory in play)
 
     once, often = succeeds(Level(random=1.0)), succeeds(Level(random=1.0, tries=10))
-    assert once < 30 and often > 35
+    assert once < 30
+    assert often > 35
 
 
 def test_qualities_take_their_part_of_the_ladder():
@@ -223,7 +228,7 @@ def test_a_begun_collection_refuses_other_settings(tmp_path):
         run(tmp_path / "d", PointSource(13.0, version="2"))
 
 
-@pytest.mark.parametrize("trouble, words", [(13.0, "this goal breaks"), (14.0, "ended with code -9")])
+@pytest.mark.parametrize(("trouble", "words"), [(13.0, "this goal breaks"), (14.0, "ended with code -9")])
 def test_what_fails_in_a_worker_is_said_in_one_sentence(tmp_path, trouble, words):
     with pytest.raises(GuardError, match=words):
         run(tmp_path / "d", PointSource(trouble), workers=1)
@@ -244,7 +249,7 @@ def test_two_commands_do_not_write_one_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
         ({"quality": "expret"}, "did you mean 'expert'"),
         ({"episodes": 0}, "episodes is 0"),
@@ -284,7 +289,10 @@ def test_metaworld_data_do_not_depend_on_workers(tmp_path):
     ]
     assert content(folders[0]) == content(folders[1])
     data = Dataset.open(folders[0])
-    assert data.successes[0] and data.lengths.tolist() == [200] * 6
+    assert data.successes[0]
+    assert data.lengths.tolist() == [200] * 6
     for task in TASKS:
         successes = [row["success"] for row in measured(task)["levels"]]
-        assert len(successes) == 5 and successes[0] >= 0.9 and successes[-1] <= 0.3, task
+        assert len(successes) == 5, task
+        assert successes[0] >= 0.9, task
+        assert successes[-1] <= 0.3, task

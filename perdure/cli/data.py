@@ -1,0 +1,206 @@
+"""`perdure data`: list, inspect, check, import and export datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from perdure.cli.data_show import card_text, info, info_text
+from perdure.cli.parse import asks_for_help, parse, print_help
+from perdure.cli.show import columns, print_json, size
+from perdure.core.errors import UsageError, nearest
+from perdure.data.names import dataset_folder
+from perdure.data.store import Dataset, check
+
+DEPTH = 5
+"""How deep below the data folder datasets are looked for."""
+
+HIDDEN = Annotated[str, arg(help_behavior_hint="")]
+NUMBERS = Annotated[tuple[float, ...], arg(metavar="X ...", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class List:
+    """List the datasets below the data folder (PERDURE_DATA, else ./data)."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """The card of a dataset in short; opens no arrays."""
+
+    dataset: str
+    """A folder, or a name below the data folder."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Verify digest, shapes and every value of datasets, whether this machine did so before or not. Exit code 2 if anything
+    is wrong."""
+
+    datasets: Annotated[tuple[str, ...], arg(metavar="DATASET ...", help_behavior_hint="")]
+    """Folders, or names below the data folder."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Read foreign data in a limited child process (arrays only, nothing is executed) and write them as a dataset."""
+
+    path: str
+    """File or folder: Minari, D4RL-style HDF5, or .npz episodes."""
+    name: str
+    """Of the new dataset, below the data folder."""
+    format: HIDDEN = ""
+    """npz, d4rl_hdf5 or minari; recognised if left out."""
+    quality: str = "imported"
+    """A word for the behaviour, such as expert."""
+    licence: str = "unknown"
+    """Of the data."""
+    source: HIDDEN = ""
+    """Where the data come from, in words."""
+    low: NUMBERS = ()
+    """Lower action bounds, one per channel or one for all; default: the format's own, else taken from the data."""
+    high: NUMBERS = ()
+    """Upper action bounds."""
+    actions: int = 0
+    """Number of discrete actions; 0: the largest in the data plus one."""
+    holdout: float = 0.1
+    """Share of episodes kept out of training."""
+    out: HIDDEN = ""
+    """Folder to make instead of the one of that name."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset in a foreign format."""
+
+    dataset: str
+    """A folder, or a name below the data folder."""
+    path: str
+    """New file or folder."""
+    format: str = "minari"
+    """npz, d4rl_hdf5 or minari."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything about a dataset that one wants to see before learning from it: returns, success, levels, channels."""
+
+    dataset: str
+    """A folder, or a name below the data folder."""
+    json: bool = False
+    """Print JSON."""
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: perdure data COMMAND ...\n\n" + columns([[v, str(o.__doc__).split("\n")[0]] for v, (o, _, _) in VERBS.items()],
+                                                              indent="  "))
+        print("\nexamples:\n" + "\n".join(f"  {example}" for _, _, example in VERBS.values()))
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise UsageError(f"unknown command 'data {verb}'{nearest(verb, VERBS) or '; known: ' + ', '.join(VERBS)}")
+    options, work, example = VERBS[verb]
+    if asks_for_help(rest):
+        return print_help(options, f"data {verb}", example)
+    return work(parse(options, rest, f"data {verb}", example))
+
+
+def folder_of(given: str) -> Path:
+    """The dataset folder that a path or a name means."""
+    path = Path(given)
+    return path if path.is_dir() or given.startswith(("/", ".", "~")) else dataset_folder(given)
+
+
+def _list(options: List) -> int:
+    root = dataset_folder("x").parent
+    found = [info(Dataset.open(card.parent, verify=False)) for depth in range(1, DEPTH + 1)
+             for card in sorted(root.glob("*/" * depth + "card.json")) if not card.parent.name.startswith(".")]
+    if options.json:
+        print_json(found)
+        return 0
+    if not found:
+        print(f"no datasets below {root}; collect some with: perdure collect cw3-v3")
+        return 0
+    rows = [[str(Path(d["folder"]).relative_to(root)), d["quality"], str(d["episodes"]), str(d["transitions"]), size(d["bytes"])]
+            for d in found]
+    print(columns([["dataset", "quality", "episodes", "transitions", "size"], *rows]))
+    return 0
+
+
+def _info(options: Info) -> int:
+    found = info(Dataset.open(folder_of(options.dataset), verify=False))
+    if options.json:
+        print_json(found)
+    else:
+        print(info_text(found))
+    return 0
+
+
+def _check(options: Check) -> int:
+    if not options.datasets:
+        raise UsageError(f"perdure data check needs a dataset; example: {VERBS['check'][2]}")
+    found = {given: check(folder_of(given)) for given in options.datasets}
+    if options.json:
+        print_json([{"dataset": given, "sound": not findings, "findings": findings} for given, findings in found.items()])
+    else:
+        print(columns([[given, "sound" if not findings else f"{len(findings)} findings"] for given, findings in found.items()]))
+    findings = [finding for several in found.values() for finding in several]
+    if findings:
+        more = f" (and {len(findings) - 1} more, see --json)" if len(findings) > 1 else ""
+        raise UsageError(findings[0] + more)
+    return 0
+
+
+def _import(options: Import) -> int:
+    from perdure.data.convert import import_dataset
+
+    if bool(options.low) != bool(options.high):
+        raise UsageError("--low and --high belong together; give both or none")
+    data = import_dataset(
+        options.path, options.out or dataset_folder(options.name), name=options.name, format=options.format or None,
+        quality=options.quality, licence=options.licence, source=options.source or None,
+        bounds=(options.low, options.high) if options.low else None, n_actions=options.actions or None, holdout=options.holdout,
+    )  # fmt: skip
+    print(info_text(info(data)))
+    return 0
+
+
+def _export(options: Export) -> int:
+    from perdure.data.convert import export_dataset
+
+    print(export_dataset(Dataset.open(folder_of(options.dataset)), options.path, options.format))
+    return 0
+
+
+def _card(options: Card) -> int:
+    from perdure.data.report_card import describe
+
+    found = describe(Dataset.open(folder_of(options.dataset)))
+    if options.json:
+        print_json(found)
+    else:
+        print(card_text(found))
+    return 0
+
+
+VERBS: dict[str, tuple[type, Callable[[Any], int], str]] = {
+    "list": (List, _list, "perdure data list --json"),
+    "info": (Info, _info, "perdure data info metaworld-v3/hammer/expert-100x200"),
+    "check": (Check, _check, "perdure data check metaworld-v3/hammer/expert-100x200"),
+    "import": (Import, _import, "perdure data import episodes/ kitchen/swing --low -2 --high 2"),
+    "export": (Export, _export, "perdure data export metaworld-v3/hammer/expert-100x200 hammer.hdf5 --format d4rl_hdf5"),
+    "card": (Card, _card, "perdure data card metaworld-v3/hammer/expert-100x200"),
+}
+"""Command -> (options, what does it, an example)."""

@@ -1,0 +1,39 @@
+"""Options `--group.field VALUE` of `perdure run`: collected here, judged by `perdure.core.config.build`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.core.errors import UsageError, nearest
+
+GROUPS = ("method", "policy", "stream", "evaluation")
+"""Configs whose fields are options `--group.field VALUE`."""
+
+
+def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The words without `--group.field VALUE`, and these by group.
+
+    Raises:
+        UsageError: unknown group, no value, or a field given twice.
+    """
+    rest: list[str] = []
+    found: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, has_value, value = word.partition("=")
+        group, dot, field = name[2:].partition(".")
+        if not (name.startswith("--") and dot):
+            rest.append(word)
+            continue
+        if group not in GROUPS:
+            raise UsageError(f"unknown option {name}{nearest(group, GROUPS)}; the groups are {', '.join(GROUPS)}")
+        field = field.replace("-", "_")
+        if field in found[group]:
+            raise UsageError(f"{name} is given twice; give it once")
+        if not has_value:
+            if not words or words[0].startswith("--"):
+                raise UsageError(f"{name} has no value; give one after it")
+            value = words.pop(0)
+        found[group][field] = value
+    return rest, found

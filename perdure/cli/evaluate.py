@@ -1,0 +1,105 @@
+"""`perdure eval`: the newest agent of a run scored again; the run folder is only read."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.cli.parse import asks_for_help, parse, print_help
+from perdure.cli.show import columns, print_json
+
+EXAMPLE = "perdure eval runs/toy/packnet/bc-1a2b3c4d-seed0 --episodes 20"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score the newest agent of a run on the tasks it learned, with the evaluator of the run. Changes nothing: equal
+    episodes give the scores of the run again."""
+
+    run: str
+    """A run folder, or one of its agent folders."""
+    episodes: int = 0
+    """Per task, the first of the frozen final goals; 0: as many as the run's last row."""
+    task: str = ""
+    """Only this task."""
+    workers: int = 1
+    """Processes that step the environments."""
+    threads: int = 1
+    """Of torch on the CPU."""
+    json: bool = False
+    """Print JSON, with every episode."""
+
+
+def main(argv: list[str]) -> int:
+    if asks_for_help(argv):
+        return print_help(Options, "eval", EXAMPLE, "perdure eval runs/demo/packnet --task hammer --json")
+    options = parse(Options, argv, "eval", EXAMPLE)
+    import torch
+
+    from perdure.api import load_agent
+
+    torch.set_num_threads(max(1, options.threads))
+    agent = load_agent(Path(options.run))
+    found = _scores(agent, options)
+    if options.json:
+        print_json(found)
+        return 0
+    rows = [[row["task"], _number(row["score"]), row["interval"], str(len(row["episodes"])), _number(row["before"])]
+            for row in found["tasks"]]
+    print(f"{agent.config.method} on {agent.config.stream}, seed {agent.config.seed}, after {agent.learned} of"
+          f" {found['tasks_of_stream']} tasks")
+    print(columns([["task", "score", "95 %", "episodes", "in the run"], *rows]))
+    return 0
+
+
+def _scores(agent: Any, options: Options) -> dict[str, Any]:
+    import torch
+
+    from perdure.core.config import build
+    from perdure.core.errors import UsageError
+    from perdure.core.intervals import wilson
+    from perdure.core.matrix import ScoreMatrix
+    from perdure.core.method import Need
+    from perdure.data.access import Access, Views
+    from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
+    from perdure.streams import load_stream
+
+    config = agent.config
+    if "content" in config.stream_options and not config.stream.endswith(".toml"):
+        raise UsageError(f"{options.run} was learned on a Stream made in Python, which has no name to load it by; evaluate it there")
+    wanted = [agent.index(options.task)] if options.task else list(range(agent.learned))
+    settings = build(EvaluationConfig, config.evaluation | _asked(options), "evaluation")
+    stream = load_stream(config.stream, say=lambda text: print(text, file=sys.stderr), **config.stream_options)
+    views = Views(stream)
+    evaluator = StreamEvaluator(stream, lambda index: Access(views, index, frozenset(Need)), settings, config.seed,
+                                agent.method.schedule == "joint", options.workers, torch.device("cpu"))
+    record = Path(options.run) / "scores.json"
+    matrix = ScoreMatrix.load(record) if record.is_file() else None
+    rows = []
+    try:
+        for task in wanted:
+            episodes = evaluator.cell(agent.method, agent.learned, task, settings.episodes)
+            scores = [episode.score for episode in episodes]
+            success = episodes and all(episode.success is not None for episode in episodes)
+            interval = wilson(sum(map(bool, (e.success for e in episodes))), len(episodes)) if success else None
+            rows.append({
+                "task": agent.tasks[task], "score": sum(scores) / len(scores) if scores else None,
+                "interval": f"{interval.low:.2f} to {interval.high:.2f}" if interval else "",
+                "before": matrix.mean(agent.learned, task) if matrix else None,
+                "episodes": [episode.to_json() for episode in episodes],
+            })  # fmt: skip
+    finally:
+        evaluator.close()
+    return {"run": options.run, "method": config.method, "stream": config.stream, "seed": config.seed,
+            "learned": agent.learned, "tasks_of_stream": len(stream), "tasks": rows}
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    """The number of episodes, with `shared` small enough for it."""
+    return {"episodes": options.episodes, "shared": 1} if options.episodes else {}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,43 @@
+"""`perdure methods`: every method with what it needs to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from perdure.cli.parse import asks_for_help, parse, print_help
+from perdure.cli.show import described, print_json
+
+EXAMPLE = "perdure methods --json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """List the methods with what each must be allowed to see beside the current task's data."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+def main(argv: list[str]) -> int:
+    if asks_for_help(argv):
+        return print_help(Options, "methods", "perdure methods", EXAMPLE)
+    options = parse(Options, argv, "methods", EXAMPLE)
+    from perdure.experiment import find
+    from perdure.methods import METHODS
+
+    listed = []
+    for name, reference in METHODS.items():
+        cls = find(name, METHODS, "method")
+        about = str(import_module(reference.split(":")[0]).__doc__).splitlines()[0].removeprefix(f"{name}: ")
+        needs = sorted(cls.needs(cls.Config()), key=lambda need: need.name)
+        listed.append({"name": name, "about": about, "needs": [need.name for need in needs],
+                       "needs_in_words": [need.value for need in needs], "class": reference})
+    if options.json:
+        print_json(listed)
+        return 0
+    rows = [(str(m["name"]), f"{m['about']} Needs: {', '.join(m['needs_in_words']) or 'nothing more'}.") for m in listed]
+    print(described(rows))
+    print("\nheads and normalisers per task (the default of every policy) also use the task id at test time"
+          "\nexample: perdure run packnet toy; a method of your own: perdure run my_module:MyMethod toy")
+    return 0

@@ -1,0 +1,59 @@
+"""`perdure report`: page, tables and figures of runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from perdure.cli.parse import asks_for_help, parse, print_help
+from perdure.cli.show import print_json
+from perdure.core.errors import UsageError
+
+EXAMPLE = "perdure report runs/toy"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write report.html, tables (Markdown, LaTeX, CSV, JSON) and figures (SVG, PNG) of any number of runs on one stream."""
+
+    runs: Annotated[tuple[str, ...], arg(metavar="RUN ...", help_behavior_hint="")]
+    """Run folders, or folders that hold run folders."""
+    out: Annotated[str, arg(metavar="DIR", help_behavior_hint="")] = ""
+    """Where to write; default: the folder given, or the one that holds all folders given."""
+    title: Annotated[str, arg(help_behavior_hint="")] = ""
+    """Heading of the page."""
+    unfinished: bool = False
+    """Also take runs that are not finished; what they lack is not defined."""
+    json: bool = False
+    """Print the table as JSON instead of Markdown."""
+
+
+def main(argv: list[str]) -> int:
+    if asks_for_help(argv):
+        return print_help(Options, "report", EXAMPLE, "perdure report runs/demo/er runs/demo/packnet --out reports/two")
+    options = parse(Options, argv, "report", EXAMPLE)
+    if not options.runs:
+        raise UsageError(f"perdure report needs at least one run folder; example: {EXAMPLE}")
+    from perdure.report import tables
+    from perdure.report.write import write_report
+
+    out = Path(options.out) if options.out else _home(options.runs)
+    done = write_report([Path(run) for run in options.runs], out, unfinished=options.unfinished, title=options.title)
+    if options.json:
+        print_json(tables.json_table(done.table))
+        return 0
+    print(tables.markdown(done.table).rstrip())
+    print(f"\npage: {done.page}")
+    return 0
+
+
+def _home(runs: tuple[str, ...]) -> Path:
+    """The folder given, or the deepest one that holds all of them."""
+    missing = [run for run in runs if not Path(run).is_dir()]
+    if missing:
+        raise UsageError(f"{missing[0]} is no folder; give a run folder or a folder that holds run folders")
+    return Path(runs[0]) if len(runs) == 1 else Path(os.path.commonpath([os.path.abspath(run) for run in runs]))

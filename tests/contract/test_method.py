@@ -1,0 +1,109 @@
+"""The contract suite: every method with both policies, and one method made as a user would make it."""
+
+from pathlib import Path
+
+import pytest
+from contract import checks
+from tiny import config
+
+from perdure.core.method import Method
+from perdure.methods import METHODS
+
+OWN = "contract.own_method:Own"
+PAIRS = [(method, policy) for method in [*METHODS, OWN] for policy in ("bc", "dt")]
+RUNS = [
+    *((method, policy, "toy") for method, policy in PAIRS),
+    ("ewc", "bc", "toy-spaces"), ("er", "dt", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
+]  # fmt: skip
+
+every_pair = pytest.mark.parametrize(("method", "policy"), PAIRS)
+every_run = pytest.mark.parametrize("case", RUNS, ids="-".join)
+
+
+def settings_of(case):
+    method, policy, stream = case
+    sizes = {"steps": 3, "batch": 4} if stream == "toy-pixels" else {}
+    return config(method, policy, stream, tasks=3 if policy == "bc" else 2, **sizes)
+
+
+@pytest.fixture(scope="session")
+def records(request, tmp_path_factory):
+    """An uninterrupted run of every case that the session asks for, with its copies resumed in one new process."""
+    work = tmp_path_factory.mktemp("contract")
+    wanted = {item.callspec.params["case"] for item in request.session.items if "records" in getattr(item, "fixturenames", ())}
+    made = {case: checks.record(settings_of(case), work / "-".join(case).replace(":", "-")) for case in sorted(wanted)}
+    snapshots = [folder for record in made.values() for folder in record.snapshots.values()]
+    return made, checks.resume_all(snapshots, work)
+
+
+@every_run
+def test_resumes_exactly(case, records):
+    checks.resumes_exactly(records[0][case], records[1])
+
+
+@every_run
+def test_repeats_exactly(case, records, tmp_path):
+    checks.repeats_exactly(records[0][case], tmp_path / "run")
+
+
+@every_run
+def test_evaluation_changes_nothing(case, records, tmp_path):
+    checks.evaluation_changes_nothing(records[0][case], tmp_path / "run")
+
+
+@every_run
+def test_other_phases_change_nothing(case, records):
+    checks.other_phases_change_nothing(settings_of(case), records[0][case].weights)
+
+
+@every_run
+def test_agents_act_alone(case, records, tmp_path):
+    checks.agents_act_alone(records[0][case], tmp_path / "elsewhere")
+
+
+@every_run
+def test_footprint_fits_files(case, records):
+    checks.footprint_fits_files(records[0][case])
+
+
+@every_pair
+def test_loss_falls(method, policy):
+    checks.loss_falls(method, policy)
+
+
+@every_pair
+@pytest.mark.parametrize("stream", ["toy", "toy-spaces", "toy-discrete"])
+def test_learns_and_acts(method, policy, stream):
+    checks.learns_and_acts(config(method, policy, stream))
+
+
+@pytest.mark.parametrize(("method", "policy"), [("finetune", "dt"), ("ewc", "bc"), ("packnet", "dt")])
+def test_learns_and_acts_on_images(method, policy):
+    checks.learns_and_acts(config(method, policy, "toy-pixels", tasks=2, steps=2, batch=4))
+
+
+@every_pair
+def test_phases_change_nothing(method, policy):
+    checks.phases_change_nothing(config(method, policy))
+
+
+@every_pair
+def test_undeclared_access_raises(method, policy):
+    checks.undeclared_access_raises(config(method, policy))
+
+
+@every_pair
+def test_architecture_survives_json(method, policy):
+    checks.architecture_survives_json(config(method, policy))
+
+
+def test_every_check_is_used():
+    text = Path(__file__).read_text()
+    named = [name for name, value in vars(checks).items() if callable(value) and getattr(value, "__module__", "") == checks.__name__]
+    used = {"Record", "_Snapshots", "moments", "observations", "fits", "load_agent"}
+    assert not [name for name in named if f"checks.{name}(" not in text and name not in used]
+
+
+def test_a_method_without_phases_says_so():
+    with pytest.raises(NotImplementedError, match="Method defines no phases"):
+        Method(None, lambda: None, 0).phases(None, None)

@@ -1,0 +1,117 @@
+"""Make the tables of docs/results: run what is missing, keep the score matrices, write the tables.
+
+    python tools/results.py cw3-v3             # run what is missing (a killed run resumes), then write the table
+    python tools/results.py cw3-v3 --write     # only keep what is finished and write the table
+
+Two processes may work on one table at the same time: a run that another one holds is left to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure.core.errors import UsageError
+from perdure.core.matrix import ScoreMatrix
+from perdure.experiment import Experiment, RunConfig, resolve
+from perdure.progress import Terminal
+from perdure.report.write import write_report
+
+RESULTS = Path("docs/results")
+KEPT = ("config.json", "environment.json", "scores.json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one method on one stream."""
+
+    method: str
+    stream: str
+    policy: str = "bc"
+    seeds: tuple[int, ...] = (0,)
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+
+    def configs(self) -> list[RunConfig]:
+        return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options) for seed in self.seeds]
+
+
+def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[Row]:
+    return [Row(method, stream, policy, tuple(range(seeds))) for method in methods.split()]
+
+
+TABLES: dict[str, list[Row]] = {
+    "cwtune-v3-ewc": [Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    + rows("cwtune-v3", "independent finetune"),
+    "cw3-v3": rows("cw3-v3", "independent finetune packnet er joint ewc", seeds=5),
+    "cw3b-v3": rows("cw3b-v3", "independent finetune packnet er joint ewc", seeds=5),
+    "cw10-v3": rows("cw10-v3", "independent finetune packnet er joint"),
+    "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
+}
+
+
+def finished(config: RunConfig) -> bool:
+    scores = config.default_folder / "scores.json"
+    return scores.exists() and ScoreMatrix.load(scores).complete
+
+
+def work(table: str) -> None:
+    """Run every unfinished run of the table, seed by seed, so that an early stop leaves every method with some seeds."""
+    configs = [c for row in TABLES[table] for c in row.configs()]
+    for config in sorted(configs, key=lambda c: c.seed):
+        if finished(config):
+            continue
+        label = f"{config.method} {config.stream} seed {config.seed}"
+        tasks = [config.stream] * 20
+        with Terminal(label, tasks, config.method_config["steps"]) as progress:
+            try:
+                Experiment(config, config.default_folder, progress, workers=0).execute()
+            except UsageError as problem:
+                if "is being written" not in str(problem):
+                    raise
+                progress.say(f"{label}: left to the process that holds it")
+
+
+def write(table: str) -> None:
+    """Keep the finished score matrices under docs/results/<table>/runs and write the table from them."""
+    target = RESULTS / table
+    labels: dict[str, str] = {}
+    folders: list[Path] = []
+    for row in TABLES[table]:
+        for config in row.configs():
+            kept = target / "runs" / f"{config.method}-{config.policy}-{config.hash}-seed{config.seed}"
+            if finished(config):
+                kept.mkdir(parents=True, exist_ok=True)
+                for name in KEPT:
+                    shutil.copy(config.default_folder / name, kept / name)
+            if (kept / "scores.json").exists():
+                folders.append(kept)
+                if row.label:
+                    labels[str(kept)] = f"{row.method}, {row.label}"
+    if not folders:
+        raise SystemExit(f"no finished run of {table} yet")
+    report = write_report(folders, Path("runs") / "tables" / table, labels=labels, title=table)
+    shutil.copy(report.page.parent / "table.md", target / "table.md")
+    shutil.copy(report.page.parent / "table.csv", target / "table.csv")
+    print(f"{target / 'table.md'} from {len(folders)} runs; the page is {report.page}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=list(TABLES))
+    parser.add_argument("--write", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for table in arguments.tables:
+        if not arguments.write:
+            work(table)
+        write(table)
+
+
+if __name__ == "__main__":
+    main()
