@@ -122,8 +122,8 @@ class Agent:
             self.tasks = tuple(str(task["name"]) for task in meta["stream"]["tasks"])[: self.learned]
             self.method.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
-            raise UsageError(f"{folder} holds no agent that can be built ({' '.join(str(problem).split())[:120]}); restore it from"
-                             " a copy") from None
+            reason = " ".join(str(problem).split())[:120]
+            raise UsageError(f"{folder} holds no agent that can be built ({reason}); restore it from a copy") from None
         self.method.eval()
 
     def index(self, task: str | int) -> int:

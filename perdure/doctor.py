@@ -35,7 +35,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "atari": ("ale-py>=0.10", "opencv-python-headless>=4.10"),
     "pixels": ("dm-control==1.0.28", "mujoco==3.3.0", "numpy<2.4"),
     "minari": ("minari[hdf5,arrow]>=0.5.3",),
-    "hdf5": ("h5py>=3.11",),
     "tensorboard": ("tensorboard>=2.17",),
     "ray": ("ray[default,tune]>=2.40",),
     "export": ("onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.5"),

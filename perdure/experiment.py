@@ -145,7 +145,8 @@ def make_method(config: RunConfig) -> Method:
     policy_class = find(config.policy, POLICIES, "policy")
     policy_config = build(policy_class.Config, config.policy_config, "policy")
     method_class = find(config.method, METHODS, "method")
-    return method_class(build(method_class.Config, config.method_config, "method"), lambda: policy_class(policy_config), config.seed)
+    method_config = build(method_class.Config, config.method_config, "method")
+    return method_class(method_config, lambda: policy_class(policy_config), config.seed)
 
 
 def fingerprint(device: str) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / "run.lock", "a+")  # noqa: SIM115 - closed below
     except OSError as problem:
-        raise UsageError(f"out is {folder}, which cannot be written ({problem.strerror}); choose another folder with --out") from None
+        raise UsageError(f"out is {folder}, which cannot be written ({problem.strerror}); choose another --out") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,8 +183,8 @@ def claimed(folder: Path) -> Iterator[None]:
     (folder / "run.lock").unlink(missing_ok=True)
 
 
-def settle_config(folder: Path, config: RunConfig) -> None:
-    """Write config.json, or check that the folder's is this config.
+def settle_config(folder: Path, config: RunConfig) -> bool:
+    """Write config.json and return True, or check that the folder's is this config and return False.
 
     Raises:
         UsageError: the folder belongs to another config; names the first differing field.
@@ -195,10 +196,27 @@ def settle_config(folder: Path, config: RunConfig) -> None:
         theirs = {k: v for k, v in read_config_json(path).items() if k not in ("perdure", "hash")}
         if found := first_difference(json.loads(json.dumps(mine)), theirs):
             raise UsageError(f"{folder} holds a run of another config ({found}); choose another --out or remove the folder")
-        return
+        return False
     if any(p.name != "run.lock" for p in folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
-    write_json(path, mine | {"hash": config.hash, "perdure": __version__})
+    try:
+        write_json(path, mine | {"hash": config.hash, "perdure": __version__})
+    except OSError as problem:
+        reason = f"which cannot be written ({problem.strerror})"
+        raise UsageError(f"out is {folder}, {reason}; make room, or choose another --out") from None
+    return True
+
+
+def forget(folder: Path) -> None:
+    """Remove the run folder of a run that was refused before its first checkpoint, so that nothing looks like a run."""
+    if any((folder / "resume").glob("*")) or (folder / "agent").exists() or (folder / "scores.json").exists():
+        return
+    for name in ("config.json", "environment.json", "metrics.jsonl", "run.lock"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / "resume").rmdir()
+    with contextlib.suppress(OSError):  # anything else in it belongs to somebody else
+        folder.rmdir()
 
 
 def read_config_json(path: Path) -> dict[str, Any]:
@@ -245,13 +263,18 @@ class Experiment:
     def execute(self) -> ScoreMatrix:
         """Run, or resume, or return the finished result."""
         with claimed(self.folder):
-            settle_config(self.folder, self.config)
+            new = settle_config(self.folder, self.config)
             scores = self.folder / "scores.json"
             if scores.exists() and ScoreMatrix.load(scores).complete:
                 self.progress.say(f"{self.folder} is finished already; nothing to do")
                 shutil.rmtree(self.folder / "resume", ignore_errors=True)
                 return ScoreMatrix.load(scores)
-            return self._run()
+            try:
+                return self._run()
+            except UsageError:
+                if new:
+                    forget(self.folder)
+                raise
 
     def _run(self) -> ScoreMatrix:
         config = self.config

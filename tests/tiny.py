@@ -59,14 +59,17 @@ def stream_of(settings: RunConfig) -> Stream:
 
 def execute(settings: RunConfig, folder: Path, *, change: Callable[[Method], None] = lambda method: None,
             progress: Progress | None = None, stream: Stream | None = None) -> ScoreMatrix:
-    """Run, or resume, in this process; `change` may wrap the method before it starts."""
+    """Run, or resume, in this process; `change` may wrap the method before it starts.
+
+    Nothing is synced to the disk, which no test here can notice: only a power cut could.
+    """
 
     def make(same: RunConfig) -> Method:
         method = make_method(same)
         change(method)
         return method
 
-    with patch("perdure.experiment.make_method", make):
+    with patch("perdure.experiment.make_method", make), patch("os.fsync"):
         return Experiment(settings, Path(folder), progress or Quiet(), workers=0, stream=stream or stream_of(settings)).execute()
 
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from perdure.api import execute
 from perdure.core.errors import UsageError
 from perdure.core.matrix import ScoreMatrix
-from perdure.experiment import Experiment, RunConfig, resolve
-from perdure.progress import Terminal
+from perdure.experiment import RunConfig, resolve
 from perdure.report.write import write_report
 
 RESULTS = Path("docs/results")
@@ -66,15 +64,13 @@ def work(table: str) -> None:
     for config in sorted(configs, key=lambda c: c.seed):
         if finished(config):
             continue
-        label = f"{config.method} {config.stream} seed {config.seed}"
-        tasks = [config.stream] * 20
-        with Terminal(label, tasks, config.method_config["steps"]) as progress:
-            try:
-                Experiment(config, config.default_folder, progress, workers=0).execute()
-            except UsageError as problem:
-                if "is being written" not in str(problem):
-                    raise
-                progress.say(f"{label}: left to the process that holds it")
+        print(f"{config.method} {config.stream} {config.policy} seed {config.seed}: {config.default_folder}", flush=True)
+        try:
+            execute(config, config.default_folder, workers=0)
+        except UsageError as problem:
+            if "is being written" not in str(problem):
+                raise
+            print("left to the process that holds it", flush=True)
 
 
 def write(table: str) -> None:
@@ -106,7 +102,6 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
     parser.add_argument("--write", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     for table in arguments.tables:
         if not arguments.write:
             work(table)

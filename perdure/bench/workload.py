@@ -148,7 +148,7 @@ class Learner:
         self.index += 1
 
 
-def named_sizes(scale: Scale) -> Iterator[tuple[str, str]]:
+def named_sizes() -> Iterator[tuple[str, str]]:
     """(policy, profile) pairs in the order of the tables."""
     for policy in ("dt", "bc"):
         for profile in ("cpu", "paper"):

@@ -161,6 +161,8 @@ class MetaWorldEnv(gymnasium.Env):
             model.vis.quality.offsamples = 0
             model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
             model.vis.global_.offheight = max(model.vis.global_.offheight, size)
+            # at the camera's own 60 degrees the objects are a few pixels
+            model.cam_fovy[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "corner2")] = 40
             self._renderer = mujoco.Renderer(model, size, size)
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

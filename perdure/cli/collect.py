@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from tyro.conf import arg
 
 from perdure.benchmarks import STREAMS
-from perdure.benchmarks.continual_world import ORDERS, TASKS, Options as WorldOptions, dataset_name, quality_of
+from perdure.benchmarks.continual_world import ORDERS, TASKS, dataset_name, quality_of
+from perdure.benchmarks.continual_world import Options as WorldOptions
 from perdure.benchmarks.metaworld_source import MetaWorldSource
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import duration
@@ -33,7 +35,7 @@ QUIET_SECONDS = 10.0
 class Options:
     """Roll scripted experts over frozen goals into datasets, without any download. Interrupted, the same command goes on."""
 
-    what: str
+    what: Annotated[str, arg(metavar="STREAM_OR_TASK", help_behavior_hint="")]
     """A stream of `perdure streams`, or one Meta-World task such as hammer."""
     quality: Literal["default", "expert", "mixed", "suboptimal"] = "default"
     """expert: no noise; mixed: a noise ladder calibrated per task; suboptimal: its lower half. default: the stream's own,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import arg
-
+from perdure.cli.data_options import Card, Check, Export, Import, Info, List
 from perdure.cli.data_show import card_text, info, info_text
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import columns, print_json, size
@@ -19,93 +17,11 @@ from perdure.data.store import Dataset, check
 DEPTH = 5
 """How deep below the data folder datasets are looked for."""
 
-HIDDEN = Annotated[str, arg(help_behavior_hint="")]
-NUMBERS = Annotated[tuple[float, ...], arg(metavar="X ...", help_behavior_hint="")]
-
-
-@dataclass(frozen=True)
-class List:
-    """List the datasets below the data folder (PERDURE_DATA, else ./data)."""
-
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Info:
-    """The card of a dataset in short; opens no arrays."""
-
-    dataset: str
-    """A folder, or a name below the data folder."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Verify digest, shapes and every value of datasets, whether this machine did so before or not. Exit code 2 if anything
-    is wrong."""
-
-    datasets: Annotated[tuple[str, ...], arg(metavar="DATASET ...", help_behavior_hint="")]
-    """Folders, or names below the data folder."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Import:
-    """Read foreign data in a limited child process (arrays only, nothing is executed) and write them as a dataset."""
-
-    path: str
-    """File or folder: Minari, D4RL-style HDF5, or .npz episodes."""
-    name: str
-    """Of the new dataset, below the data folder."""
-    format: HIDDEN = ""
-    """npz, d4rl_hdf5 or minari; recognised if left out."""
-    quality: str = "imported"
-    """A word for the behaviour, such as expert."""
-    licence: str = "unknown"
-    """Of the data."""
-    source: HIDDEN = ""
-    """Where the data come from, in words."""
-    low: NUMBERS = ()
-    """Lower action bounds, one per channel or one for all; default: the format's own, else taken from the data."""
-    high: NUMBERS = ()
-    """Upper action bounds."""
-    actions: int = 0
-    """Number of discrete actions; 0: the largest in the data plus one."""
-    holdout: float = 0.1
-    """Share of episodes kept out of training."""
-    out: HIDDEN = ""
-    """Folder to make instead of the one of that name."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a dataset in a foreign format."""
-
-    dataset: str
-    """A folder, or a name below the data folder."""
-    path: str
-    """New file or folder."""
-    format: str = "minari"
-    """npz, d4rl_hdf5 or minari."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """Everything about a dataset that one wants to see before learning from it: returns, success, levels, channels."""
-
-    dataset: str
-    """A folder, or a name below the data folder."""
-    json: bool = False
-    """Print JSON."""
-
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: perdure data COMMAND ...\n\n" + columns([[v, str(o.__doc__).split("\n")[0]] for v, (o, _, _) in VERBS.items()],
-                                                              indent="  "))
+        about = [[verb, " ".join(str(row[0].__doc__).split()).split(". ")[0].rstrip(".")] for verb, row in VERBS.items()]
+        print("usage: perdure data COMMAND ...\n\n" + columns(about, indent="  "))
         print("\nexamples:\n" + "\n".join(f"  {example}" for _, _, example in VERBS.values()))
         return 0
     verb, *rest = argv
@@ -125,18 +41,31 @@ def folder_of(given: str) -> Path:
 
 def _list(options: List) -> int:
     root = dataset_folder("x").parent
-    found = [info(Dataset.open(card.parent, verify=False)) for depth in range(1, DEPTH + 1)
-             for card in sorted(root.glob("*/" * depth + "card.json")) if not card.parent.name.startswith(".")]
+    folders = [card.parent for depth in range(1, DEPTH + 1) for card in sorted(root.glob("*/" * depth + "card.json"))]
+    found = [_listed(folder) for folder in folders if not folder.name.startswith(".")]
     if options.json:
         print_json(found)
         return 0
     if not found:
         print(f"no datasets below {root}; collect some with: perdure collect cw3-v3")
         return 0
-    rows = [[str(Path(d["folder"]).relative_to(root)), d["quality"], str(d["episodes"]), str(d["transitions"]), size(d["bytes"])]
-            for d in found]
+    rows = [[str(Path(d["folder"]).relative_to(root)), *_row(d)] for d in found]
     print(columns([["dataset", "quality", "episodes", "transitions", "size"], *rows]))
     return 0
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """The facts of a dataset, or what is wrong with it."""
+    try:
+        return info(Dataset.open(folder, verify=False))
+    except UsageError as problem:
+        return {"folder": str(folder), "problem": str(problem)}
+
+
+def _row(facts: dict[str, Any]) -> list[str]:
+    if "problem" in facts:
+        return ["damaged", "", "", "see `perdure data check`"]
+    return [facts["quality"], str(facts["episodes"]), str(facts["transitions"]), size(facts["bytes"])]
 
 
 def _info(options: Info) -> int:

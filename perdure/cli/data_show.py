@@ -43,7 +43,8 @@ def card_text(facts: dict[str, Any]) -> str:
     table += [[name, *(f"{facts[name][q]:.4g}" for q in spread)] for name in ("lengths", "returns")]
     parts.append(columns(table))
     if facts["levels"]:
-        rows = [[str(row["level"]), str(row["episodes"]), f"{row['mean_return']:.4g}", _rate(row["success"])] for row in facts["levels"]]
+        rows = [[str(row["level"]), str(row["episodes"]), f"{row['mean_return']:.4g}", _rate(row["success"])]
+                for row in facts["levels"]]
         parts.append(columns([["noise level", "episodes", "mean return", "success"], *rows]))
     parts.append(_channels("observation", facts["observations"]))
     parts.append(_channels("action", facts["actions"]))

@@ -35,5 +35,5 @@ def main(argv: list[str]) -> int:
     if repairs:
         print("\nto repair (a line marked - is optional):")
         print(columns(repairs, indent="  "))
-    print("\neverything that the demo needs is here" if ready else "\nthe demo does not run before the lines marked MISSING are repaired")
+    print("\neverything that the demo needs is here" if ready else "\nthe demo needs the lines marked MISSING repaired first")
     return 0

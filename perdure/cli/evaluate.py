@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import columns, print_json
@@ -18,11 +20,11 @@ class Options:
     """Score the newest agent of a run on the tasks it learned, with the evaluator of the run. Changes nothing: equal
     episodes give the scores of the run again."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN", help_behavior_hint="")]
     """A run folder, or one of its agent folders."""
     episodes: int = 0
     """Per task, the first of the frozen final goals; 0: as many as the run's last row."""
-    task: str = ""
+    task: Annotated[str, arg(metavar="NAME", help_behavior_hint="")] = ""
     """Only this task."""
     workers: int = 1
     """Processes that step the environments."""
@@ -68,7 +70,7 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
 
     config = agent.config
     if "content" in config.stream_options and not config.stream.endswith(".toml"):
-        raise UsageError(f"{options.run} was learned on a Stream made in Python, which has no name to load it by; evaluate it there")
+        raise UsageError(f"{options.run} was learned on a Stream made in Python, which has no name to load; evaluate it there")
     wanted = [agent.index(options.task)] if options.task else list(range(agent.learned))
     settings = build(EvaluationConfig, config.evaluation | _asked(options), "evaluation")
     stream = load_stream(config.stream, say=lambda text: print(text, file=sys.stderr), **config.stream_options)

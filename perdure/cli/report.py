@@ -26,6 +26,8 @@ class Options:
     """Where to write; default: the folder given, or the one that holds all folders given."""
     title: Annotated[str, arg(help_behavior_hint="")] = ""
     """Heading of the page."""
+    label: Annotated[tuple[str, ...], arg(metavar="RUN=LABEL ...", help_behavior_hint="")] = ()
+    """Rows of their own for one method in several settings."""
     unfinished: bool = False
     """Also take runs that are not finished; what they lack is not defined."""
     json: bool = False
@@ -42,13 +44,25 @@ def main(argv: list[str]) -> int:
     from perdure.report.write import write_report
 
     out = Path(options.out) if options.out else _home(options.runs)
-    done = write_report([Path(run) for run in options.runs], out, unfinished=options.unfinished, title=options.title)
+    done = write_report([Path(run) for run in options.runs], out, unfinished=options.unfinished,
+                        labels=_labels(options.label), title=options.title)
     if options.json:
         print_json(tables.json_table(done.table))
         return 0
     print(tables.markdown(done.table).rstrip())
     print(f"\npage: {done.page}")
     return 0
+
+
+def _labels(given: tuple[str, ...]) -> dict[str, str]:
+    """Folder -> label; the folders are spelled as paths, as those of the runs are."""
+    labels = {}
+    for pair in given:
+        folder, sign, label = pair.rpartition("=")
+        if not (sign and folder and label):
+            raise UsageError(f"--label is '{pair}'; give RUN=LABEL, such as {EXAMPLE.split()[-1]}=small")
+        labels[str(Path(folder))] = label
+    return labels
 
 
 def _home(runs: tuple[str, ...]) -> Path:

@@ -128,8 +128,8 @@ def _execute(options: Options, configs: list[RunConfig], folders: list[Path], co
         result = execute(config, folder, device=options.device, workers=options.workers, threads=options.threads,
                          log=options.log, resume_command=command)
         print(f"{config.method} on {config.stream}, seed {config.seed}: {result.summary()}", flush=True)
-    if len(folders) == 1:
-        print(f"files: {folders[0]}")
+    for folder in folders:
+        print(f"files: {folder}")
     print(f"next:  perdure report {shlex.join(str(folder) for folder in folders)}")
 
 

@@ -35,7 +35,9 @@ def described(rows: Sequence[tuple[str, str]], width: int = 110) -> str:
 
 def size(count: float) -> str:
     """Bytes in words."""
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 1024:.0f} kB"
+    if count < 2**20:
+        return f"{count / 1024:.0f} kB"
+    return f"{count / 2**20:.1f} MB" if count < 2**30 else f"{count / 2**30:.1f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ class Options:
     """Film every task before learning, after learning it, and at the end of the stream, into the run's folder clips/. Needs
     no display; where nothing can render, one sentence says why and what to do."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN", help_behavior_hint="")]
     """Folder of a finished run."""
     size: int = 240
     """Longer side in pixels."""

@@ -88,13 +88,18 @@ def write_clips(
     from perdure.experiment import claimed  # here, because it imports torch
 
     with claimed(folder):
-        return _made(folder, wanted, say)
+        try:
+            return _made(folder, wanted, say)
+        except OSError as problem:
+            raise UsageError(f"the clips of {folder} cannot be written ({problem.strerror}); make room there, then try"
+                             " again") from None
 
 
 def _made(folder: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> Path | None:
     staging = folder / ".clips.staging"
     reasons: dict[str, str] = {}
     started = time.monotonic()
+    say(f"filming {len(wanted['tasks'])} tasks of {folder}, a few seconds each")
     try:
         for backend in candidates():
             shutil.rmtree(staging, ignore_errors=True)
@@ -181,7 +186,7 @@ def _take(job: dict[str, Any], backend: str, say: Callable[[str], None]) -> _Tak
                 take.drawing |= message["drawing"]
             elif "refused" in message:
                 take.refused = message["refused"]
-    except (EOFError, ConnectionError) as problem:
+    except EOFError as problem:
         take.crash = f"crashed ({problem})"
     except TimeoutError:
         take.crash = f"said nothing for {PATIENCE_SECONDS:g} s"
@@ -205,7 +210,7 @@ def _messages(job: dict[str, Any], backend: str) -> Iterator[dict[str, Any]]:
             while True:
                 try:
                     message, _ = receive(ours)
-                except EOFError:
+                except (EOFError, ConnectionError):
                     raise EOFError(_how_it_ended(child)) from None
                 if "end" in message:
                     return

@@ -40,9 +40,9 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     connection = socket.socket(fileno=descriptor)
     job, _ = receive(connection)
+    last: dict[str, Any] = {"end": True}
     try:
         Studio(Path(job["run"]), Path(job["to"]), job["size"], lambda message: send(connection, message)).work(job["tasks"])
-        last = {"end": True}
     except UsageError as problem:
         last = {"refused": str(problem)}
     except Exception as problem:

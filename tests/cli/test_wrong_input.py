@@ -1,0 +1,384 @@
+"""One table of wrong inputs: each ends with exit code 2, one clear sentence, no traceback, and nothing lost."""
+
+import json
+import os
+import resource
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, stream_file  # noqa: E402
+
+from perdure.experiment import claimed, resolve, settle_config  # noqa: E402
+
+CASES = []
+
+
+def wrong(*fragments):
+    """Add a case: a function from a folder to the words of a command, and what its complaint must say."""
+
+    def add(case):
+        CASES.append(pytest.param(case, fragments, id=case.__name__))
+        return case
+
+    return add
+
+
+def words(line):
+    return lambda place: line.split()
+
+
+# -- names, keys and values ---------------------------------------------------------------------------------
+
+LINES = {
+    "runn toy": ("unknown command 'runn'", "did you mean 'run'?"),
+    "run packnat toy": ("unknown method 'packnat'", "did you mean 'packnet'?"),
+    "run my_module:Nothing toy": ("my_module:Nothing", "cannot be imported"),
+    "run packnet cw3-v4": ("unknown stream 'cw3-v4'", "did you mean 'cw3-v3'?"),
+    "run packnet toy --policy bd": ("unknown policy 'bd'", "did you mean 'bc'?"),
+    "run packnet toy --profile papr": ("--profile is 'papr'", "did you mean 'paper'?"),
+    "run packnet toy --sede 1": ("unknown option --sede", "did you mean '--seed'?"),
+    "run packnet toy --seed one": ("--seed is 'one'", "a whole number"),
+    "run packnet toy --seed -1": ("seed is -1", "from 0"),
+    "run packnet toy --seed 1 1": ("--seed is 1 1", "different"),
+    "run packnet toy --seed 1 --seed 2": ("--seed is given twice",),
+    "run packnet toy --device gpu": ("--device is 'gpu'", "cpu, cuda"),
+    "run packnet toy --workers": ("--workers has no value",),
+    "run packnet toy --workers -3 --quiet": ("unknown option --quiet",),
+    "run packnet toy --workers -3": ("workers is -3", "from 0"),
+    "run packnet toy --show=yes": ("--show is 'yes'", "no value"),
+    "run packnet": ("needs METHOD and STREAM", "example: perdure run packnet toy"),
+    "run packnet toy more": ("METHOD and STREAM", "more"),
+    "run packnet toy --method.strenght 3": ("unknown option method.strenght", "known: steps"),
+    "run packnet toy --method.step 3": ("unknown option method.step", "did you mean 'steps'?"),
+    "run packnet toy --method.share half": ("method.share is 'half'", "equal"),
+    "run packnet toy --method.steps many": ("method.steps is 'many'", "a whole number"),
+    "run packnet toy --method.steps": ("--method.steps has no value",),
+    "run packnet toy --method.steps 1 --method.steps 2": ("--method.steps is given twice",),
+    "run packnet toy --metod.steps 3": ("unknown option --metod.steps", "did you mean 'method'?"),
+    "run packnet toy --stream.task 2": ("unknown option stream.task", "did you mean 'tasks'?"),
+    "run packnet toy --evaluation.shared 60": ("evaluation.shared is 60", "must not be larger"),
+    "run packnet toy --policy.width 0": ("policy.width is 0",),
+    "run --from config.json packnet toy": ("--from", "packnet", "leave one of them out"),
+    "run --from config.json --seed 3": ("--from", "--seed", "leave one of them out"),
+    "run --from config.json --method.steps 3": ("--from", "--method.steps"),
+    "run --from config.json": ("config.json is missing",),
+    "run finetune toy --policy.heads half": ("policy.heads is 'half'", "task, single"),
+    "collect toy": ("toy", "nothing to collect"),
+    "collect hamer": ("unknown stream or task 'hamer'", "did you mean 'hammer'?"),
+    "collect ../hammer": ("unknown stream or task '../hammer'",),
+    "collect hammer --quality good": ("--quality is 'good'", "expert"),
+    "collect hammer --episodes 5000": ("episodes is 5000", "2 to 200"),
+    "data lst": ("unknown command 'data lst'", "did you mean 'list'?"),
+    "data info ../../etc": ("../../etc", "no dataset folder"),
+    "data info a/../../etc": ("a/../../etc", "no safe folder name"),
+    "data check nothing": ("nothing", "no dataset folder"),
+    "data check": ("needs a dataset",),
+    "data import nothing.npz x": ("nothing.npz does not exist",),
+    "data import nothing.npz ../x": ("'../x'", "no safe folder name"),
+    "data import nothing.npz": ("needs NAME", "example"),
+    "eval": ("needs RUN", "example"),
+    "eval nowhere": ("nowhere holds no agent",),
+    "report": ("needs at least one run folder",),
+    "report nowhere": ("nowhere is no folder",),
+    "report . --label x": ("--label is 'x'", "RUN=LABEL"),
+    "video nowhere": ("nowhere",),
+    "methods --jsn": ("unknown option --jsn", "did you mean '--json'?"),
+    "methods packnet": ("unexpected 'packnet'",),
+    "streams nowhere.toml": ("nowhere.toml is missing",),
+}
+CASES += [pytest.param(words(line), fragments, id=line) for line, fragments in LINES.items()]
+
+
+# -- datasets -----------------------------------------------------------------------------------------------
+
+
+@wrong("observations", "NaN", "episode 0")
+def dataset_with_nan(place):
+    forge(dataset(place / "set"), "observations", np.nan)
+    return ["data", "check", "./set"]
+
+
+@wrong("actions", "outside")
+def dataset_with_actions_outside_the_bounds(place):
+    forge(dataset(place / "set"), "actions", 2.5)
+    return ["data", "check", "./set"]
+
+
+@wrong("arrays.safetensors", "observations")
+def dataset_with_wrong_shapes(place):
+    edit_card(dataset(place / "set"), episode_lengths=[5, 5, 6])
+    return ["data", "check", "./set"]
+
+
+@wrong("zero episodes")
+def dataset_without_episodes(place):
+    empty = {name: [] for name in ("episode_lengths", "returns", "success", "goals", "seeds")}
+    edit_card(dataset(place / "set"), **empty, split={"holdout": []}, behaviour={"policy": "x", "noise": []})
+    return ["data", "check", "./set"]
+
+
+@wrong("arrays.safetensors")
+def dataset_cut_short(place):
+    patch(dataset(place / "set") / "arrays.safetensors", lambda content: content[:-10])
+    return ["data", "check", "./set"]
+
+
+@wrong("digest", "damaged")
+def dataset_with_a_flipped_bit(place):
+    patch(dataset(place / "set") / "arrays.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
+    return ["data", "check", "./set"]
+
+
+@wrong("arrays.safetensors", "header")
+def dataset_whose_header_asks_for_absurd_memory(place):
+    patch(dataset(place / "set") / "arrays.safetensors", lambda content: (2**60).to_bytes(8, "little") + content[8:])
+    return ["data", "check", "./set"]
+
+
+@wrong("card.json", "damaged or edited")
+def dataset_with_an_edited_card(place):
+    patch(dataset(place / "set") / "card.json", lambda content: content.replace(b'"expert"', b'"mixed"'))
+    return ["data", "info", "./set"]
+
+
+# -- foreign data -------------------------------------------------------------------------------------------
+
+
+@wrong("observations", "NaN")
+def import_with_nan(place):
+    return ["data", "import", npz(place / "raw", observations=np.full((6, 3), np.nan)), "x"]
+
+
+@wrong("ep0.npz", "actions")
+def import_with_wrong_shapes(place):
+    return ["data", "import", npz(place / "raw", actions=np.zeros((4, 1))), "x"]
+
+
+@wrong("ep0.npz", "step")
+def import_without_steps(place):
+    return ["data", "import", npz(place / "raw", steps=0), "x"]
+
+
+@wrong("raw", "no known format")
+def import_of_an_empty_folder(place):
+    (place / "raw").mkdir()
+    return ["data", "import", "raw", "x"]
+
+
+@wrong("actions", "outside")
+def import_with_actions_outside_the_bounds(place):
+    return ["data", "import", npz(place / "raw"), "x", "--low", "-0.01", "--high", "0.01"]
+
+
+@wrong("ep0.npz")
+def import_of_a_cut_file(place):
+    patch(npz(place / "raw") / "ep0.npz", lambda content: content[: len(content) // 2])
+    return ["data", "import", "raw", "x"]
+
+
+@wrong("ep0.npz")
+def import_with_a_flipped_bit(place):
+    with zipfile.ZipFile(npz(place / "raw") / "ep0.npz") as archive:
+        at = archive.getinfo("actions.npy").header_offset + 200
+    patch(place / "raw" / "ep0.npz", lambda content: content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :])
+    return ["data", "import", "raw", "x"]
+
+
+@wrong("ep0.npz", "object")
+def import_with_a_pickled_object(place):
+    return ["data", "import", npz(place / "raw", rewards=np.array([{"run": "me"}] * 6, dtype=object)), "x"]
+
+
+@wrong("ep0.npz")
+def import_whose_header_asks_for_absurd_memory(place):
+    npz(place / "raw")
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }"
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+    with zipfile.ZipFile(place / "raw" / "ep0.npz", "a") as archive:
+        archive.writestr("timeouts.npy", member)
+    return ["data", "import", "raw", "x"]
+
+
+@wrong("exists already")
+def import_over_a_dataset(place):
+    dataset(place / "data" / "x")
+    return ["data", "import", npz(place / "raw"), "x"]
+
+
+@wrong("format is 'zarr'")
+def import_of_an_unknown_format(place):
+    return ["data", "import", npz(place / "raw"), "x", "--format", "zarr"]
+
+
+# -- streams of users ---------------------------------------------------------------------------------------
+
+
+@wrong("kitchen.toml", "'swing'", "no dataset at")
+def stream_with_a_missing_dataset(place):
+    return ["run", "finetune", stream_file(place, ["name = 'swing'\ndata = 'nothing'"])]
+
+
+@wrong("MountainCarContinuous-v0", "sample", "different spaces", "obs is float32-2 here and float32-3 there")
+def stream_with_other_spaces_than_its_data(place):
+    dataset(place / "set")
+    scored = "score = 'return'\nlow = 0\nhigh = 1"
+    return ["run", "finetune", stream_file(place, [f"name = 'up'\ndata = 'set'\nenv = 'MountainCarContinuous-v0'\n{scored}"])]
+
+
+@wrong("Joint", "the datasets of earlier tasks", "kitchen forbids")
+def method_that_needs_what_the_stream_forbids(place):
+    dataset(place / "set")
+    return ["run", "joint", stream_file(place, ["name = 'swing'\ndata = 'set'"], "past_data_allowed = false")]
+
+
+@wrong("policy.heads", "kitchen forbids", "the task id")
+def heads_per_task_where_the_stream_hides_the_task(place):
+    dataset(place / "set")
+    return ["run", "finetune", stream_file(place, ["name = 'swing'\ndata = 'set'"], "task_id_at_test = false")]
+
+
+@wrong("kitchen.toml", "changed since")
+def config_of_a_stream_file_that_changed(place):
+    dataset(place / "set")
+    name = stream_file(place, ["name = 'swing'\ndata = 'set'"])
+    settle_config(_folder(place / "old"), resolve("finetune", name))
+    stream_file(place, ["name = 'swing'\ndata = 'set'\ntext = 'Swing.'"])
+    return ["run", "--from", "old/config.json"]
+
+
+# -- run folders --------------------------------------------------------------------------------------------
+
+
+def _folder(path):
+    path.mkdir()
+    return path
+
+
+@wrong("holds a run of another config", "method is 'packnet' here and 'finetune' there")
+def folder_of_another_config(place):
+    settle_config(_folder(place / "mine"), resolve("finetune", "toy"))
+    return ["run", "packnet", "toy", "--out", "mine"]
+
+
+@wrong("is not empty and holds no run")
+def folder_with_other_things(place):
+    (_folder(place / "mine") / "thesis.tex").write_text("x")
+    return ["run", "packnet", "toy", "--out", "mine"]
+
+
+@wrong("mine", "cannot be written")
+def file_where_the_folder_should_be(place):
+    (place / "mine").write_text("x")
+    return ["run", "packnet", "toy", "--out", "mine"]
+
+
+@wrong("checkpoint format 99", "install a newer one")
+def checkpoint_of_a_newer_format(place):
+    settle_config(_folder(place / "mine"), resolve("packnet", "toy"))
+    newer = place / "mine" / "resume" / "00000001"
+    newer.mkdir(parents=True)
+    (newer / "meta.json").write_text(json.dumps({"format": 99, "digests": {}, "perdure": "9.0"}))
+    return ["run", "packnet", "toy", "--out", "mine"]
+
+
+@wrong("checkpoint format 99", "install a newer one")
+def agent_of_a_newer_format(place):
+    (_folder(place / "agent1") / "meta.json").write_text(json.dumps({"format": 99, "digests": {}}))
+    return ["eval", "agent1"]
+
+
+@wrong("holds no agent that can be built")
+def agent_without_its_config(place):
+    (_folder(place / "agent1") / "meta.json").write_text(json.dumps({"format": 1, "digests": {}}))
+    return ["eval", "agent1"]
+
+
+@wrong("old/config.json", "no run config", "missing")
+def config_with_missing_fields(place):
+    (_folder(place / "old") / "config.json").write_text('{"method": "packnet"}')
+    return ["run", "--from", "old/config.json"]
+
+
+@wrong("config.json", "unknown field 'profil'", "did you mean 'profile'?")
+def config_with_an_unknown_field(place):
+    settle_config(_folder(place / "old"), resolve("packnet", "toy"))
+    patch(place / "old" / "config.json", lambda content: content.replace(b'"hash"', b'"profil": "x", "hash"'))
+    return ["run", "--from", "old/config.json"]
+
+
+@wrong("config.json is not valid JSON")
+def config_that_is_no_json(place):
+    (_folder(place / "old") / "config.json").write_text("{")
+    return ["run", "--from", "old/config.json"]
+
+
+@wrong("holds no run")
+def report_of_an_empty_folder(place):
+    _folder(place / "mine")
+    return ["report", "mine"]
+
+
+@wrong("scores.json")
+def report_of_damaged_scores(place):
+    settle_config(_folder(place / "mine"), resolve("packnet", "toy"))
+    (place / "mine" / "scores.json").write_text('{"format": 1}')
+    return ["report", "mine"]
+
+
+def _everything_below(place):
+    """Relative paths and contents, without the cache of verified files."""
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and "cache" not in path.parts]
+    return {str(path.relative_to(place)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(("case", "fragments"), CASES)
+def test_wrong_input_is_one_clear_sentence_and_loses_nothing(case, fragments, place, perdure):
+    argv = case(place)
+    before = _everything_below(place)
+    code, out, err = perdure(*argv)
+    assert code == 2, (out, err)
+    assert len(err) == 1, err
+    assert err[0].startswith("perdure: ")
+    assert "Traceback" not in out + err[0]
+    for fragment in fragments:
+        assert fragment in err[0]
+    after = _everything_below(place)
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) <= {"mine/environment.json", "mine/metrics.jsonl", "mine/run.lock"}
+
+
+def test_a_second_command_on_the_same_folder_is_refused(place, perdure):
+    with claimed(place / "mine"):
+        code, _, err = perdure("run", "packnet", "toy", "--out", "mine")
+    assert code == 2
+    assert len(err) == 1
+    assert f"is being written by process {os.getpid()}" in err[0]
+
+
+def test_a_full_disk_is_named_and_finished_work_is_kept(place, perdure, monkeypatch):
+    command = ("run", "packnet", "toy", "--out", "mine", *SHORT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))  # every file that grows beyond this fails, as on a full disk
+    try:
+        code, _, err = perdure(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    assert "cannot write" in err[-1]
+    assert "make room" in err[-1]
+    assert not any("Traceback" in line for line in err)
+    assert perdure(*command)[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(place, perdure):
+    _folder(place / "shut").chmod(0o500)
+    code, _, err = perdure("run", "packnet", "toy", "--out", "shut/mine")
+    assert code == 2
+    assert len(err) == 1
+    assert "cannot be written" in err[0]

@@ -1,0 +1,84 @@
+"""ewc: with no strength it is finetuning, with much it stays at the anchor; importances are per-sample ones."""
+
+import pytest
+import torch
+from tiny import Lab, config
+
+from perdure.core.errors import UsageError
+from perdure.core.method import Step
+
+
+def drift(lab, anchor):
+    return max(float((p.detach() - anchor[name]).abs().max()) for name, p in lab.method.policy.shared().items())
+
+
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+@pytest.mark.parametrize("merge", ["sum", "online"])
+def test_no_strength_reproduces_finetuning_bit_for_bit(policy, merge):
+    ewc, plain = Lab(config("ewc", policy, strength=0.0, merge=merge)).learn(), Lab(config("finetune", policy)).learn()
+    mine = dict(ewc.method.policy.named_parameters())
+    for name, p in plain.method.policy.named_parameters():
+        assert torch.equal(mine[name], p), name
+
+
+def test_huge_strength_keeps_the_shared_weights_within_the_optimizers_first_steps():
+    """AdamW's step has the size of the learning rate whatever the gradient: drift is bounded by about twice that, not 0."""
+    rate = 1e-3
+    options = {"steps": 60, "weight_decay": 0.0, "learning_rate": rate, "clip": 0.0, "normalise": True}
+    free, bound = (Lab(config("ewc", strength=s, **options)).learn(0) for s in (0.0, 1e6))
+    anchor = {name: p.detach().clone() for name, p in free.method.policy.shared().items()}
+    important = {name: bound.method.anchor._buffer("importance", name) > 1e-2 for name in anchor}
+    free.learn(1)
+    bound.learn(1)
+    moved = {name: (p.detach() - anchor[name]).abs()[important[name]] for name, p in bound.method.policy.shared().items()}
+    assert max(float(m.max()) for m in moved.values() if m.numel()) < 2.5 * rate
+    assert drift(free, anchor) > 10 * rate
+
+
+def test_penalty_enters_the_training_gradient():
+    """The gradient that the optimizer sees equals autograd of loss + penalty."""
+    lab = Lab(config("ewc", strength=3.0, clip=0.0)).learn(0)
+    train = lab.phases(1)[0]
+    train.begin()
+    with torch.no_grad():
+        for p in lab.method.policy.shared().values():
+            p.add_(0.01)
+    seen = {}
+    plain = lab.method.optimizers["policy"].step
+    lab.method.optimizers["policy"].step = lambda: seen.update({n: p.grad.clone() for n, p in lab.method.policy.shared().items()}) or plain()
+    weights = {name: p.detach().clone().requires_grad_() for name, p in lab.method.policy.named_parameters()}
+    step = Step(0, 1, "train", 0)
+    batch = lab.access(1).current.windows(1, lab.method.config.batch, step)
+    loss = lab.method.policy.loss(batch, weights).mean() + lab.method.anchor.penalty({k: weights[k] for k in lab.method.policy.shared()}, 3.0)
+    wanted = torch.autograd.grad(loss, [weights[n] for n in lab.method.policy.shared()])
+    train.update(step)
+    for name, gradient in zip(lab.method.policy.shared(), wanted, strict=True):
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_importance_has_mean_one_per_task():
+    lab = Lab(config("ewc")).learn(0)
+    values = torch.cat([lab.method.anchor._buffer("importance", n).flatten() for n in lab.method.anchor.shapes])
+    assert float(values.mean()) == pytest.approx(1.0, rel=1e-4)
+    lab.learn(1)
+    values = torch.cat([lab.method.anchor._buffer("importance", n).flatten() for n in lab.method.anchor.shapes])
+    assert float(values.mean()) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_private_heads_are_not_anchored():
+    lab = Lab(config("ewc")).learn(0, 1)
+    assert not any("heads" in name for name in lab.method.anchor.shapes)
+
+
+def test_tasks_of_other_spaces_do_not_stop_the_penalty():
+    """The encoder of a space that is not in use has no gradient and stays at its anchor."""
+    lab = Lab(config("ewc", stream="toy-spaces", strength=10.0)).learn(0)
+    encoder = lab.method.policy.encoders["float32-2"].weight.detach().clone()
+    lab.learn(1, 2)
+    assert torch.equal(lab.method.policy.encoders["float32-2"].weight, encoder)
+
+
+@pytest.mark.parametrize(("field", "value"), [("strength", -1.0), ("fisher", "exact"), ("merge", "mean"), ("decay", 1.5), ("fisher_batches", 0)])
+def test_wrong_options_are_named(field, value):
+    with pytest.raises(UsageError, match=rf"{field} is|{field} {value}"):
+        config("ewc", **{field: value})
