@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "run": "perdure.api", "plan": "perdure.api", "load_stream": "perdure.api", "load_agent": "perdure.api",
-    "report": "perdure.api", "Result": "perdure.api", "Agent": "perdure.api",
+    "write_report": "perdure.report.write", "Result": "perdure.api", "Agent": "perdure.api",
     "Dataset": "perdure.data.store", "Trajectory": "perdure.data.trajectory", "write_dataset": "perdure.data.store",
     "Spec": "perdure.core.spec", "Box": "perdure.core.spec", "Discrete": "perdure.core.spec",
     "Task": "perdure.core.task", "Stream": "perdure.core.task", "Protocol": "perdure.core.task", "Goals": "perdure.core.task",

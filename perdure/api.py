@@ -24,10 +24,9 @@ from perdure.core.task import Stream
 from perdure.experiment import Experiment, RunConfig, build_method, find, load_config, resolve
 from perdure.methods import METHODS
 from perdure.progress import Quiet, Terminal
-from perdure.report.write import Report, write_report
 from perdure.streams import load_stream, outline
 
-__all__ = ["Agent", "Episode", "Result", "execute", "load_agent", "load_stream", "plan", "report", "run"]
+__all__ = ["Agent", "Episode", "Result", "execute", "load_agent", "load_stream", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -264,9 +263,3 @@ def load_agent(folder: Path | str) -> Agent:
         raise UsageError(f"{folder} holds no agent; give a run folder of which at least one task is finished, or an agent folder")
     meta, groups = read_folder(place)
     return Agent(place, meta, groups.get("tensors", {}))
-
-
-def report(folders: Sequence[Path | str] | Path | str, out: Path | str, **options: Any) -> Report:
-    """Write report.html, tables and figures of run folders into `out`; options as in `report.write.write_report`."""
-    given = [folders] if isinstance(folders, str | Path) else list(folders)
-    return write_report(given, out, **options)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from perdure.core.matrix import Episode
+from perdure.core.words import duration
 
 QUIET_SECONDS = 30.0
 """Between two lines of progress where the output is not a terminal."""
@@ -72,7 +73,7 @@ class Terminal:
         left = self.step_seconds * max(0, self.total - done)
         losses = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._show(f"task {task + 1}/{len(self.tasks)} {self.tasks[task]} | {phase} {step}/{steps} | {losses}"
-                   + (f" | training {_duration(left)} left" if self.step_seconds else ""))
+                   + (f" | training {duration(left)} left" if self.step_seconds else ""))
 
     def _before(self, task: int, phase: str, steps: int) -> int:
         """Steps of the run before this phase."""
@@ -99,9 +100,3 @@ class Terminal:
         elif time.monotonic() - self.last_line >= QUIET_SECONDS:
             self.last_line = time.monotonic()
             self.console.print(f"{self.label} | {text}", soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

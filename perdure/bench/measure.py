@@ -7,9 +7,11 @@ claim is a ratio within a round, and its median stands beside the lowest and the
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -188,6 +190,8 @@ class Bench:
     ceiling: float = 1.0
     """fp32 GFLOP/s of the machine on one thread."""
     clock: Clock = "wall"
+    folder: Path = Path(tempfile.gettempdir())
+    """Where runs that are timed write; its disk is part of what is measured."""
 
     def alternate(self, sides: Mapping[str, Callable[[], object]], rounds: int | None = None) -> Rounds:
         return alternate(sides, rounds or self.rounds, self.scale.steps_per_round, self.device)

@@ -22,6 +22,8 @@ from perdure.data.sampler import unscale_action
 from perdure.nets.transformer import Block
 from perdure.policies.decision_transformer import DecisionTransformer
 
+FIELDS = ("obs", "action", "reward", "return_to_go", "timestep", "terminated", "truncated", "valid", "last_obs")
+
 
 class PythonSampler:
     """The sampler of the Decision Transformer's code (Chen et al. 2021, arXiv 2106.01345): one window after the other.
@@ -34,10 +36,11 @@ class PythonSampler:
         lengths = np.asarray(data.lengths)
         ends = np.cumsum(lengths)
         cut = list(zip(ends - lengths, ends, strict=True))
-        whole = {name: np.asarray(data.array(name)) for name in ("observations", "actions", "rewards")}
-        self.observations = [whole["observations"][a + e : b + e + 1] for e, (a, b) in enumerate(cut)]
-        self.actions = [whole["actions"][a:b] for a, b in cut]
-        self.rewards = [whole["rewards"][a:b] for a, b in cut]
+        observations = np.asarray(data.array("observations"))
+        self.observations = [observations[a + e : b + e + 1] for e, (a, b) in enumerate(cut)]
+        self.actions, self.rewards, self.terminated, self.truncated = (
+            [np.asarray(data.array(name))[a:b] for a, b in cut] for name in ("actions", "rewards", "terminated", "truncated")
+        )
         self.train = np.asarray(data.episodes("train"))
         self.share = lengths[self.train] / lengths[self.train].sum()
         low, high = data.spec.action.low, data.spec.action.high
@@ -49,8 +52,8 @@ class PythonSampler:
         return [(int(e), int(rng.integers(len(self.rewards[e])))) for e in episodes]
 
     def windows(self, places: list[tuple[int, int]], length: int) -> dict[str, Tensor]:
-        """Windows that start at the given places: the fields a policy trains on."""
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in ("obs", "action", "reward", "return_to_go", "timestep", "valid")}
+        """Windows that start at the given places, with the fields of `perdure.core.batch.Windows`."""
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
         for episode, start in places:
             reward = self.rewards[episode][start : start + length]
             missing = length - len(reward)
@@ -61,6 +64,9 @@ class PythonSampler:
             rows["action"].append(np.concatenate([action, np.zeros((missing, action.shape[1]), dtype=np.float32)]))
             rows["reward"].append(np.concatenate([reward, np.zeros(missing, dtype=np.float32)]))
             rows["return_to_go"].append(np.concatenate([to_go, np.zeros(missing)]))
+            for name, flags in (("terminated", self.terminated), ("truncated", self.truncated)):
+                rows[name].append(np.concatenate([flags[episode][start : start + length], np.zeros(missing, dtype=bool)]))
+            rows["last_obs"].append(self.observations[episode][start + len(reward)])
             rows["timestep"].append(np.concatenate([np.arange(start, start + len(reward)), np.zeros(missing, dtype=np.int64)]))
             rows["valid"].append(np.concatenate([np.ones(len(reward), dtype=bool), np.zeros(missing, dtype=bool)]))
         tensors = {name: torch.from_numpy(np.stack(values)) for name, values in rows.items()}
@@ -109,7 +115,8 @@ class PlainTransformer:
         normed = block.norm_attention(x)
         weights, biases = block.query_key_value.weight.chunk(3), block.query_key_value.bias.chunk(3)
         query, key, value = (
-            F.linear(normed, w, b).view(*x.shape[:2], block.heads, -1).transpose(1, 2) for w, b in zip(weights, biases, strict=True)
+            F.linear(normed, w, b).view(*x.shape[:2], block.heads, -1).transpose(1, 2)
+            for w, b in zip(weights, biases, strict=True)
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(width // block.heads)
         scores = torch.where(mask, scores, torch.full_like(scores, torch.finfo(scores.dtype).min))

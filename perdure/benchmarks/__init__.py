@@ -11,4 +11,5 @@ STREAMS: dict[str, str] = {
     "cw10-v3": "perdure.benchmarks.continual_world",
     "cw20-v3": "perdure.benchmarks.continual_world",
 }
-"""Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and `stream(name, options, say)`."""
+"""Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and
+`stream(name, options, say)`."""

@@ -15,6 +15,7 @@ from perdure.core.errors import UsageError
 from perdure.core.task import Goals, Stream, Task, TaskOutline
 from perdure.data.collect import collect
 from perdure.data.names import dataset_folder
+from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
 
 CW10 = (
@@ -130,8 +131,12 @@ def task_names(name: str) -> list[str]:
 def outline(name: str, options: Options) -> list[TaskOutline]:
     """The tasks of the stream, without opening its data."""
     quality = quality_of(name, options)
-    folders = [dataset_folder(dataset_name(task, quality, options.episodes, options.horizon)) for task in ORDERS[name]]
-    return [TaskOutline(*row) for row in zip(task_names(name), [quality] * len(folders), folders, strict=True)]
+    steps = options.episodes * options.horizon
+    return [
+        TaskOutline(shown, quality, dataset_folder(dataset_name(task, quality, options.episodes, options.horizon)),
+                    MetaWorldFactory(task, options.horizon), goals(task)["probe"][0], steps)
+        for shown, task in zip(task_names(name), ORDERS[name], strict=True)
+    ]  # fmt: skip
 
 
 def datasets(name: str, options: Options, say: Callable[[str], None], workers: int = 2) -> list[Dataset]:
@@ -145,7 +150,7 @@ def datasets(name: str, options: Options, say: Callable[[str], None], workers: i
         if not (folder / "card.json").exists():
             say(f"collecting {options.episodes} {quality} episodes of {task} into {folder} (scripted policy, no download)")
         collect(MetaWorldSource(task, options.horizon), folder, quality=quality, episodes=options.episodes, seed=0,
-                workers=workers)
+                workers=workers, progress=collecting(task, sparsely(say)))
         opened[task] = Dataset.open(folder)
     return [opened[task] for task in ORDERS[name]]
 

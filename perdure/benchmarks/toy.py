@@ -45,8 +45,8 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tasks <= 100 or not 2 <= self.episodes <= 10_000:
-            raise UsageError(f"stream.tasks is {self.tasks} and stream.episodes {self.episodes}; give 1 to 100 tasks of 2 to 10000"
-                             " episodes")
+            raise UsageError(f"stream.tasks is {self.tasks} and stream.episodes {self.episodes}; give 1 to 100 tasks of 2 to"
+                             " 10000 episodes")
 
 
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,16 +17,13 @@ from perdure.benchmarks.continual_world import ORDERS, TASKS, dataset_name, qual
 from perdure.benchmarks.continual_world import Options as WorldOptions
 from perdure.benchmarks.metaworld_source import MetaWorldSource
 from perdure.cli.parse import asks_for_help, parse, print_help
-from perdure.cli.show import duration
 from perdure.core.errors import UsageError, nearest
 from perdure.data.collect import collect
 from perdure.data.names import dataset_folder
+from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
 
 EXAMPLES = ("perdure collect cw10-v3 --quality expert --episodes 100", "perdure collect hammer --quality mixed --workers 4")
-
-QUIET_SECONDS = 10.0
-"""Between two lines of progress where the output is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -83,32 +78,6 @@ def _collect(task: str, folder: Path, quality: str, options: Options, label: str
     """One dataset, with live progress."""
     console = Console(file=sys.stderr, highlight=False, markup=False)
     with Live(Text(label), console=console, refresh_per_second=4, transient=True) as live:
-        show = (lambda text: live.update(Text(text))) if console.is_terminal else _sparsely(console.print)
+        show = (lambda text: live.update(Text(text))) if console.is_terminal else sparsely(console.print)
         collect(MetaWorldSource(task, options.horizon), folder, quality=quality, episodes=options.episodes, seed=options.seed,
-                workers=options.workers, progress=progress(label, show))
-
-
-def progress(label: str, show: Callable[[str], None]) -> Callable[[int, int, float], None]:
-    """A callback for `collect` that shows episodes, speed and the time left."""
-    began = time.monotonic()
-    first: list[int] = []
-
-    def report(done: int, total: int, steps_per_second: float) -> None:
-        first.append(done)
-        rolled = done - first[0] + 1
-        left = (time.monotonic() - began) / rolled * (total - done)
-        show(f"collecting {label}: {done} of {total} episodes | {steps_per_second:.0f} steps/s | {duration(left)} left")
-
-    return report
-
-
-def _sparsely(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Lines at least QUIET_SECONDS apart, for logs."""
-    last = [time.monotonic()]
-
-    def show(text: str) -> None:
-        if time.monotonic() - last[0] >= QUIET_SECONDS:
-            last[0] = time.monotonic()
-            say(text)
-
-    return show
+                workers=options.workers, progress=collecting(label, show))

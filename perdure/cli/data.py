@@ -9,8 +9,9 @@ from typing import Any
 from perdure.cli.data_options import Card, Check, Export, Import, Info, List
 from perdure.cli.data_show import card_text, info, info_text
 from perdure.cli.parse import asks_for_help, parse, print_help
-from perdure.cli.show import columns, print_json, size
+from perdure.cli.show import columns, print_json
 from perdure.core.errors import UsageError, nearest
+from perdure.core.words import size
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset, check
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.cli.show import columns, size
+from perdure.cli.show import columns
+from perdure.core.words import size
 from perdure.data.store import Dataset
 
 

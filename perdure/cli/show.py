@@ -31,17 +31,3 @@ def described(rows: Sequence[tuple[str, str]], width: int = 110) -> str:
         head = f"  {name.ljust(left)}  " if len(name) <= left else f"  {name}\n  {' ' * left}  "
         lines.append(head + f"\n  {' ' * left}  ".join(parts))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    if count < 2**20:
-        return f"{count / 1024:.0f} kB"
-    return f"{count / 2**20:.1f} MB" if count < 2**30 else f"{count / 2**30:.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

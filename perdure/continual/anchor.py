@@ -71,6 +71,12 @@ class QuadraticAnchor(nn.Module):
             del self._buffers[f"running:{buffer_name(name)}"]
         self.running = {}
 
+    def hold(self, parameters: Mapping[str, Tensor]) -> None:
+        """Anchor at the present parameters with importance 1 everywhere, in place of whatever was held before."""
+        self.open(parameters)
+        self.accumulate({name: torch.ones_like(p) for name, p in parameters.items()})
+        self.commit(parameters, 1, merge="online", decay=0.0)
+
     def _lists(self, parameters: Mapping[str, Parameter]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         names = [name for name in parameters if name in self.shapes]
         return ([parameters[n] for n in names], [self._buffer("anchor", n) for n in names],

@@ -241,6 +241,7 @@ class Run:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
+        self.method.check_health(f"task {self.stream.tasks[self.cursor.task].name}, before an evaluation")
         started = time.monotonic()
         self.may_abort = True
         try:

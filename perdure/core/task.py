@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol as Interface
+from typing import Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -87,6 +88,12 @@ class TaskOutline:
     quality: str
     folder: Path | None
     """Where its dataset lies, or will lie once it is collected; None: it is made in memory."""
+    env: EnvFactory | None = None
+    """Its simulator, where collecting the data needs it."""
+    goal: Any = None
+    """Any goal that this simulator knows."""
+    steps: int = 0
+    """Environment steps that collecting the data takes."""
 
     @property
     def present(self) -> bool:

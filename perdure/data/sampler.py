@@ -111,16 +111,16 @@ class Sampler:
     def windows_at(self, start: Tensor, length: int) -> Windows:
         """Windows that start at the given flat steps (B,)."""
         n = len(start)
-        end = self.end[start]
-        step = start if length == 1 else start.unsqueeze(1) + torch.arange(length, device=self.device)
+        end, shift = self.end.index_select(0, start), self.episode.index_select(0, start)
         if length == 1:
+            step, obs_index = start, start + shift
             valid = torch.ones(n, 1, dtype=torch.bool, device=self.device)
         else:
-            valid = step < end.unsqueeze(1)
-            step = torch.minimum(step, end.unsqueeze(1) - 1).flatten()
+            steps = start.unsqueeze(1) + torch.arange(length, device=self.device)  # (B, L)
+            valid = steps < end.unsqueeze(1)
+            steps = torch.minimum(steps, (end - 1).unsqueeze(1))
+            step, obs_index = steps.view(-1), (steps + shift.unsqueeze(1)).view(-1)
         last = torch.minimum(start + length, end)
-        shift = self.episode[start]
-        obs_index = step + (shift if length == 1 else shift.repeat_interleave(length))
 
         def take(values: Tensor) -> Tensor:
             return values.index_select(0, step).view(n, length, *values.shape[1:])  # (B*L, ...) -> (B, L, ...)

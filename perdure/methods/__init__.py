@@ -8,5 +8,6 @@ METHODS: dict[str, str] = {
     "er": "perdure.methods.er:ER",
     "ewc": "perdure.methods.ewc:EWC",
     "packnet": "perdure.methods.packnet:PackNet",
+    "l2": "perdure.methods.l2:L2",
 }
 """Name on the command line -> `module:Class`."""

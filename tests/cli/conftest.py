@@ -1,8 +1,13 @@
-"""Every command runs in a folder of its own, with data and cache below it."""
+"""Every command runs in a folder of its own, with data and cache below it. Makes `cli_samples` importable."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from perdure.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

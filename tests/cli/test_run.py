@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_samples import SHORT, dataset, npz
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cli_samples import SHORT, dataset, npz  # noqa: E402
-
-from perdure.cli import VERBS  # noqa: E402
-from perdure.cli.data import VERBS as DATA_VERBS  # noqa: E402
-from perdure.core.matrix import ScoreMatrix  # noqa: E402
+from perdure.cli import VERBS
+from perdure.cli.data import VERBS as DATA_VERBS
+from perdure.core.matrix import ScoreMatrix
 
 
 def test_run_report_and_eval_end_to_end(place, perdure):
@@ -113,8 +111,10 @@ def test_without_arguments_three_commands_to_try(perdure):
     assert all(verb in perdure("--help")[1] for verb in VERBS)
 
 
-@pytest.mark.parametrize("command", ["methods", "streams", "streams toy-pixels", "data list", "data info ./set", "data check ./set",
-                                     "data card ./set"])  # fmt: skip
+LISTINGS = ("methods", "streams", "streams toy-pixels", "data list", "data info ./set", "data check ./set", "data card ./set")
+
+
+@pytest.mark.parametrize("command", LISTINGS)
 def test_everything_that_lists_or_checks_speaks_json(command, place, perdure):
     dataset(place / "set")
     dataset(place / "data" / "mine" / "one")
@@ -139,6 +139,15 @@ def test_data_go_in_and_out(place, perdure):
     code, out, _ = perdure("data", "list")
     assert code == 0
     assert "damaged" in out
+
+
+def test_a_guard_ends_with_its_own_code_and_the_remedy(place, perdure):
+    code, _, err = perdure("run", "finetune", "toy", "--workers", "0", "--evaluation.episodes", "1", "--evaluation.shared", "1",
+                           "--evaluation.curve", "0", "--method.learning_rate", "1e38", "--method.clip", "0")  # fmt: skip
+    assert code == 3
+    assert "NaN or inf" in err[-1]
+    assert "lower method.learning_rate" in err[-1]
+    assert not any("Traceback" in line for line in err)
 
 
 def test_streams_say_whether_their_data_are_here(place, perdure):

@@ -3,17 +3,14 @@
 import json
 import os
 import resource
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, stream_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, stream_file  # noqa: E402
-
-from perdure.experiment import claimed, resolve, settle_config  # noqa: E402
+from perdure.core.checkpoint import write_folder
+from perdure.experiment import claimed, resolve, settle_config
 
 CASES = []
 
@@ -39,7 +36,7 @@ LINES = {
     "run packnat toy": ("unknown method 'packnat'", "did you mean 'packnet'?"),
     "run my_module:Nothing toy": ("my_module:Nothing", "cannot be imported"),
     "run packnet cw3-v4": ("unknown stream 'cw3-v4'", "did you mean 'cw3-v3'?"),
-    "run packnet toy --policy bd": ("unknown policy 'bd'", "did you mean 'bc'?"),
+    "run packnet toy --policy bcc": ("unknown policy 'bcc'", "did you mean 'bc'?"),
     "run packnet toy --profile papr": ("--profile is 'papr'", "did you mean 'paper'?"),
     "run packnet toy --sede 1": ("unknown option --sede", "did you mean '--seed'?"),
     "run packnet toy --seed one": ("--seed is 'one'", "a whole number"),
@@ -97,7 +94,7 @@ CASES += [pytest.param(words(line), fragments, id=line) for line, fragments in L
 # -- datasets -----------------------------------------------------------------------------------------------
 
 
-@wrong("observations", "NaN", "episode 0")
+@wrong("observations, episode 0, step 0, column 0 is nan")
 def dataset_with_nan(place):
     forge(dataset(place / "set"), "observations", np.nan)
     return ["data", "check", "./set"]
@@ -134,9 +131,15 @@ def dataset_with_a_flipped_bit(place):
     return ["data", "check", "./set"]
 
 
-@wrong("arrays.safetensors", "header")
+@wrong("arrays.safetensors", "cut short")
 def dataset_whose_header_asks_for_absurd_memory(place):
     patch(dataset(place / "set") / "arrays.safetensors", lambda content: (2**60).to_bytes(8, "little") + content[8:])
+    return ["data", "check", "./set"]
+
+
+@wrong("card.json", "episode_lengths of episode 0")
+def dataset_whose_card_asks_for_absurd_memory(place):
+    edit_card(dataset(place / "set"), episode_lengths=[10**15, 5, 5])
     return ["data", "check", "./set"]
 
 
@@ -149,7 +152,7 @@ def dataset_with_an_edited_card(place):
 # -- foreign data -------------------------------------------------------------------------------------------
 
 
-@wrong("observations", "NaN")
+@wrong("observations, episode 0, step 0, column 0 is nan")
 def import_with_nan(place):
     return ["data", "import", npz(place / "raw", observations=np.full((6, 3), np.nan)), "x"]
 
@@ -294,7 +297,7 @@ def agent_of_a_newer_format(place):
 
 @wrong("holds no agent that can be built")
 def agent_without_its_config(place):
-    (_folder(place / "agent1") / "meta.json").write_text(json.dumps({"format": 1, "digests": {}}))
+    write_folder(place / "agent1", {"learned": 1}, {})
     return ["eval", "agent1"]
 
 

@@ -1,0 +1,101 @@
+"""Progress: a live line on a terminal, a line every half minute elsewhere, and the time left."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from perdure import progress
+from perdure.core.matrix import Episode
+from perdure.progress import Quiet, Terminal, _duration
+
+TASKS = ["corner-1", "corner-2"]
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def shown(terminal=False):
+    out = io.StringIO()
+    return out, Terminal("run a", TASKS, 100, Console(file=out, force_terminal=terminal, width=200, color_system=None))
+
+
+def test_a_log_file_gets_a_line_every_half_minute(clock):
+    out, bar = shown()
+    with bar:
+        for step in range(0, 100, 10):
+            clock.now += 6
+            bar.step(0, "train", step, 100, {"fit": 0.5})
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("run a | task 1/2 corner-1 | train 40/100 | fit 0.5000 | training ")
+
+
+def test_time_left_follows_the_pace_of_the_steps(clock):
+    out, bar = shown()
+    for step in (50, 100, 150):
+        clock.now += 50
+        bar.step(0, "train", step, 100, {})
+    assert bar.step_seconds == pytest.approx(1.0)
+    assert "50 s left" in out.getvalue(), "200 steps in all, 150 done at a second each"
+
+
+def test_an_evaluation_is_no_part_of_the_pace(clock):
+    _, bar = shown()
+    for step in (10, 20):
+        clock.now += 10
+        bar.step(0, "train", step, 100, {})
+    bar.evaluating(1, 0)
+    clock.now += 500
+    bar.step(0, "train", 30, 100, {})
+    clock.now += 10
+    bar.step(0, "train", 40, 100, {})
+    assert bar.step_seconds == pytest.approx(1.0)
+
+
+def test_a_terminal_has_one_live_line():
+    out, bar = shown(terminal=True)
+    with bar:
+        bar.step(0, "train", 10, 100, {"fit": 0.25})
+        bar.evaluating(1, 0)
+        bar.say("a sentence")
+    assert "a sentence" in out.getvalue()
+    assert "evaluating corner-1 after 1 of 2 tasks" in out.getvalue()
+    assert bar.live is not None
+
+
+def test_a_learned_task_is_reported_with_its_score():
+    out, bar = shown()
+    episodes = [Episode(1.0, True, 5), Episode(0.0, False, 20)]
+    bar.evaluated(1, 0, episodes)
+    bar.evaluated(2, 0, episodes)  # not the task just learned
+    bar.evaluated(1, 1, [])
+    assert out.getvalue().splitlines() == ["run a | learned corner-1: score 0.50 over 2 episodes"]
+
+
+def test_long_sentences_are_not_wrapped():
+    out, bar = shown()
+    bar.say("x" * 500)
+    assert out.getvalue() == "x" * 500 + "\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (59, "59 s"), (61, "1 min"), (3000, "50 min"), (7200, "2.0 h")])
+def test_durations(seconds, text):
+    assert _duration(seconds) == text
+
+
+def test_quiet_is_quiet(capsys):
+    quiet = Quiet()
+    quiet.say("x")
+    quiet.step(0, "train", 1, 2, {})
+    quiet.evaluating(0, 0)
+    quiet.evaluated(0, 0, [])
+    assert capsys.readouterr() == ("", "")
