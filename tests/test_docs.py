@@ -15,12 +15,12 @@ from glob import glob
 from pathlib import Path
 
 import pytest
+from quick import quick
 
 from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY
 from perdure.benchmarks.metaworld_source import measured
 from perdure.cli import VERBS, main
 from perdure.data.card import FIELDS
-from perdure.evaluate import evaluator
 from perdure.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -108,13 +108,8 @@ def run_bash(block: Block, page: Path) -> None:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder; evaluation without worker processes, and writing without waiting for the disk, change times only."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PERDURE_DATA", raising=False)
-    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-    pools = evaluator.PoolCache
-    monkeypatch.setattr(evaluator, "PoolCache", lambda slots, workers: pools(slots, 0))
+    """An empty folder to work in, and the namespace of a page."""
+    quick(monkeypatch, tmp_path)
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
     return module

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick import quick
 
 from perdure.core.matrix import ScoreMatrix
-from perdure.evaluate import evaluator
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -19,12 +19,8 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture
 def example(tmp_path, monkeypatch, capsys):
-    """Runs an example in this process, below a temporary folder; what it leaves out changes times only."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-    pools = evaluator.PoolCache
-    monkeypatch.setattr(evaluator, "PoolCache", lambda slots, workers: pools(slots, 0))
+    """Runs an example in this process, below a temporary folder."""
+    quick(monkeypatch, tmp_path)
 
     def run(name: str) -> tuple[str, Path]:
         monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out")])

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from perdure import progress
 from perdure.core.matrix import Episode
-from perdure.progress import Quiet, Terminal, _duration
+from perdure.progress import Quiet, Terminal
 
 TASKS = ["corner-1", "corner-2"]
 
@@ -85,11 +85,6 @@ def test_long_sentences_are_not_wrapped():
     out, bar = shown()
     bar.say("x" * 500)
     assert out.getvalue() == "x" * 500 + "\n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (59, "59 s"), (61, "1 min"), (3000, "50 min"), (7200, "2.0 h")])
-def test_durations(seconds, text):
-    assert _duration(seconds) == text
 
 
 def test_quiet_is_quiet(capsys):

@@ -85,7 +85,8 @@ def run_bench(
     with machine.threads(1):
         facts, ceiling = machine.facts(device), machine.ceiling(device, cpu_time)
         say(heading(facts, ceiling, clock, rounds, cpu_time or facts["load"] <= facts["cores"]))
-        bench = Bench(rounds, device, scale or FULL, ceiling["fp32_1_thread"], clock, out.parent if out else Path(tempfile.gettempdir()))
+        folder = out.parent if out is not None else Path(tempfile.gettempdir())
+        bench = Bench(rounds, device, scale or FULL, ceiling["fp32_1_thread"], clock, folder)
         result: dict[str, Any] = {"format": FORMAT, "machine": facts, "ceiling_gflops": ceiling, "clock": clock, "rounds": rounds,
                                   "threads": 1, "measures": {}}
         for name, measure in chosen.items():
@@ -102,6 +103,12 @@ def run_bench(
     if out is not None:
         _write(out, result, "\n".join(text) + "\n")
     return result
+
+
+def main(measures: list[str] | None = None, *, out: Path | str | None = None, **options: Any) -> int:
+    """`run_bench` for the command line: 0 when it ran through, whatever the verdicts, which a busy machine may turn."""
+    run_bench(measures or None, out=Path(out) if out else None, **options)
+    return 0
 
 
 def _chosen(measures: list[str] | None) -> dict[str, Callable[[Any], list[Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from perdure.core.batch import Windows, map_fields
 from perdure.core.policy import Policy
+from perdure.core.spec import Box
 from perdure.core.task import Data
 from perdure.data.sampler import unscale_action
 from perdure.nets.transformer import Block
@@ -43,8 +44,8 @@ class PythonSampler:
         )
         self.train = np.asarray(data.episodes("train"))
         self.share = lengths[self.train] / lengths[self.train].sum()
-        low, high = data.spec.action.low, data.spec.action.high
-        self.low, self.high = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
+        box = cast(Box, data.spec.action)
+        self.low, self.high = np.asarray(box.low, dtype=np.float32), np.asarray(box.high, dtype=np.float32)
 
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
         """n pairs of episode (by length) and first step."""
@@ -106,7 +107,7 @@ class PlainTransformer:
         size = x.shape[1]
         mask = torch.tril(torch.ones(size, size, dtype=torch.bool, device=x.device))
         for block in p.blocks:
-            x = self._block(block, x, mask)
+            x = self._block(cast(Block, block), x, mask)
         x = p.norm_out(x).view(len(x), -1, 3, x.shape[-1]).permute(0, 2, 1, 3)
         return torch.tanh(p.bank.heads[p.bank.of_task[t]](x[:, 1]))
 
@@ -134,7 +135,7 @@ class OneAtATime:
     def __init__(self, policy: DecisionTransformer, task: int):
         self.forward, self.spec, self.context = PlainTransformer(policy, task), policy.specs[task], policy.context
         self.obs = torch.zeros(0, *self.spec.obs.shape)
-        self.action = torch.zeros(0, len(self.spec.action.low))
+        self.action = torch.zeros(0, *cast(Box, self.spec.action).shape)
         self.return_to_go = torch.zeros(0)
         self.target = policy.target_return(task)
 

@@ -88,7 +88,11 @@ def run_of(scale: Scale, tasks: Stream, folder: Path, steps: int, device: str, *
     views = Views(tasks, device)
     config = Finetune.Config(**recipe("bc", "cpu", scale) | {"steps": steps})
     method = Finetune(config, policy_maker("bc", "cpu", scale), seed=0)
-    matrix = ScoreMatrix(tasks.name, 1, tuple(t.name for t in tasks.tasks), "finetune", "bc", "cpu", 0, "bench", {}, {})
+    matrix = ScoreMatrix(
+        tasks.name, 1, tuple(t.name for t in tasks.tasks), "finetune", "bc", "cpu", 0, "00000000",
+        protocol={"heads": "per task", "normaliser": "per task", "task_id_at_test": True, "past_data": False},
+        score={"kind": "success", "low": 0.0, "high": 1.0, "source": "none"},
+    )  # fmt: skip
     return TimedRun(
         folder=folder, method=method, stream=tasks, access=lambda index: Access(views, index, frozenset()),
         evaluator=NoEvaluation(), matrix=matrix, progress=Quiet(), agent_facts={}, resume_command="", **limits,
@@ -119,10 +123,12 @@ def _overhead(run: TimedRun, megabytes: float) -> Figure:
         shares = [100 * sum(save[place] for save in run.saves) / max(run.learning[place], 1e-9)]
         values[clock] = Spread.of(shares)
     walls = [1e3 * wall for _, wall in run.saves] or [0.0]
-    return Figure(f"checkpoints of {megabytes:.1f} MB: share of the training time", "%", values, Target(1, at_least=False), details={
-        "saves": len(run.saves), "save_ms": Spread.of(walls).median, "save_ms_highest": max(walls),
-        "training_seconds": run.learning[1], "next_save_after": f"{SAVE_COST_SHARE} times the cost of the last",
-    })  # fmt: skip
+    return Figure(
+        f"checkpoints of {megabytes:.1f} MB: share of the training time", "%", values, Target(1, at_least=False), details={
+            "saves": len(run.saves), "save_ms": Spread.of(walls).median, "save_ms_highest": max(walls),
+            "training_seconds": run.learning[1], "next_save_after": f"{SAVE_COST_SHARE} times the cost of the last",
+        },
+    )  # fmt: skip
 
 
 def resume(bench: Bench) -> Figure:

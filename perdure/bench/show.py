@@ -15,7 +15,7 @@ def heading(facts: dict[str, Any], ceiling: dict[str, float], clock: str, rounds
     if not trusted:
         lines.append(
             f"the load of {facts['load']} exceeds the {facts['cores']} cores, so no verdict is given; wait for a free machine, or"
-            " choose CPU time"
+            " judge by CPU time (--cpu-time)"
         )
     return "\n".join(lines)
 

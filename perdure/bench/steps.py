@@ -6,7 +6,10 @@ from perdure.bench.measure import STEP_ROUNDS, Bench, Figure, Target
 from perdure.bench.workload import Learner, stream
 from perdure.data.access import Views
 
-BOUNDS = {("ewc", "dt"): 1.15, ("ewc", "bc"): 1.25, ("packnet", "dt"): 1.15, ("packnet", "bc"): 1.25, ("er", "dt"): 2.3, ("er", "bc"): 2.3}
+BOUNDS = {
+    ("ewc", "dt"): 1.15, ("packnet", "dt"): 1.15, ("er", "dt"): 2.3,
+    ("ewc", "bc"): 1.25, ("packnet", "bc"): 1.25, ("er", "bc"): 2.3,
+}  # fmt: skip
 """Targets at the cpu profile's sizes, where the fixed costs of a method weigh most; the paper's sizes are reported."""
 
 SIZES = (("bc", "cpu"), ("dt", "cpu"), ("bc", "paper"), ("dt", "paper"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,19 +27,21 @@ def importance(bench: Bench) -> list[Figure]:
     policy = open_policy("bc", "cpu", bench.scale, views, bench.device).eval()
     samples = batch(policy, views, bench.scale.samples)
     shared, g = policy.shared(), generator(0, "bench")
-    figures = []
-    kinds: tuple[Kind, ...] = ("expected", "empirical")
-    for kind in kinds:
-        mine = fisher_diagonal(policy, samples, shared, g, kind)
-        loop = fisher_loop(policy, samples, list(shared), kind == "empirical")
-        figures.append(bench.compare(
-            f"importance of the bc MLP, {kind}, {len(samples)} samples",
-            lambda kind=kind: fisher_diagonal(policy, samples, shared, g, kind),
-            lambda kind=kind: fisher_loop(policy, samples, list(shared), kind == "empirical"),
-            equality=check_equal(f"{kind} Fisher diagonal", mine.values(), loop.values(), 1e-3),
+
+    def figure(kind: Kind) -> Figure:
+        def ours() -> dict[str, Tensor]:
+            return fisher_diagonal(policy, samples, shared, g, kind)
+
+        def loop() -> dict[str, Tensor]:
+            return fisher_loop(policy, samples, list(shared), kind == "empirical")
+
+        return bench.compare(
+            f"importance of the bc MLP, {kind}, {len(samples)} samples", ours, loop,
+            equality=check_equal(f"{kind} Fisher diagonal", ours().values(), loop().values(), 1e-3),
             target=Target(20), parameters=sum(p.numel() for p in shared.values()),
-        ))  # fmt: skip
-    return figures
+        )  # fmt: skip
+
+    return [figure("expected"), figure("empirical")]
 
 
 def _anchored(policy: Policy) -> QuadraticAnchor:
@@ -54,19 +57,23 @@ def _anchored(policy: Policy) -> QuadraticAnchor:
 def equal_penalties(policy: Policy, anchor: QuadraticAnchor) -> Equality:
     """The gradient both ways add to zero."""
     gradients: list[list[Tensor]] = []
-    for add in (lambda: anchor.add_gradient(policy.shared(), STRENGTH), lambda: _by_autograd(policy, anchor)):
+    for add in (_closed_form(policy, anchor), _by_autograd(policy, anchor)):
         for p in policy.parameters():
             p.grad = torch.zeros_like(p)
         add()
         gradients.append([p.grad.clone() for p in policy.shared().values() if p.grad is not None])
-    return check_equal("gradient of the penalty", *gradients, 1e-5)
+    return check_equal("gradient of the penalty", gradients[0], gradients[1], 1e-5)
 
 
-def _by_autograd(policy: Policy, anchor: QuadraticAnchor) -> None:
+def _closed_form(policy: Policy, anchor: QuadraticAnchor) -> Callable[[], None]:
+    return lambda: anchor.add_gradient(policy.shared(), STRENGTH)
+
+
+def _by_autograd(policy: Policy, anchor: QuadraticAnchor) -> Callable[[], None]:
     anchors, importances = (
         {name: anchor.get_buffer(f"{part}:{buffer_name(name)}") for name in anchor.shapes} for part in QuadraticAnchor.PARTS
     )
-    penalty_by_autograd(policy.shared(), anchors, importances, STRENGTH)
+    return lambda: penalty_by_autograd(policy.shared(), anchors, importances, STRENGTH)
 
 
 def penalty(bench: Bench) -> list[Figure]:
@@ -78,8 +85,8 @@ def penalty(bench: Bench) -> list[Figure]:
         anchor = _anchored(policy)
         equality = equal_penalties(policy, anchor)
         figures.append(bench.compare(
-            f"penalty of ewc, {policy_name} {profile}", lambda policy=policy, anchor=anchor: anchor.add_gradient(policy.shared(), STRENGTH),
-            lambda policy=policy, anchor=anchor: _by_autograd(policy, anchor), equality=equality, target=target,
+            f"penalty of ewc, {policy_name} {profile}", _closed_form(policy, anchor), _by_autograd(policy, anchor),
+            equality=equality, target=target,
             parameters=sum(p.numel() for p in policy.shared().values()),
         ))  # fmt: skip
     return figures
@@ -97,8 +104,8 @@ def optimizer(bench: Bench) -> list[Figure]:
         plain = copy.deepcopy(fused)
         for p, q in zip(plain.parameters(), fused.parameters(), strict=True):
             p.grad = None if q.grad is None else q.grad.clone()
-        recipe = {"lr": 1e-4, "weight_decay": 1e-4}
-        ours, theirs = torch.optim.AdamW(fused.parameters(), fused=True, **recipe), plain_adamw(plain.parameters(), **recipe)
+        ours = torch.optim.AdamW(fused.parameters(), lr=1e-2, weight_decay=0.1, fused=True)
+        theirs = plain_adamw(plain.parameters(), lr=1e-2, weight_decay=0.1)
         for _ in range(3):
             ours.step()
             theirs.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from perdure.experiment import find
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
 
-SPEC = Spec(obs=Box((39,)), action=Box((4,), low=(-1.0,) * 4, high=(1.0,) * 4))
+ACTIONS = 4
+
+SPEC = Spec(obs=Box((39,)), action=Box((ACTIONS,), low=(-1.0,) * ACTIONS, high=(1.0,) * ACTIONS))
 """The spaces of Meta-World: 39 observation channels and 4 actions."""
 
 
@@ -34,10 +36,12 @@ class Scale:
     """Per task."""
     length: int = 200
     """Steps per episode."""
-    policy: Any = None
+    policy: Mapping[str, dict[str, Any]] | None = None
     """Sizes of every policy instead of its profile's, for tests."""
     batch: int | None = None
     """Samples per update instead of the profile's, for tests."""
+    sampled: tuple[tuple[int, int], ...] = ((200, 500), (100, 200))
+    """(episodes, steps) of the data that batches are drawn from; the first is the one with a target."""
     rows: tuple[int, ...] = (1, 10, 50)
     """Episodes acted in one forward."""
     samples: int = 256
@@ -64,7 +68,7 @@ def dataset(episodes: int, length: int, seed: int, name: str = "bench") -> Datas
         truncated[-1] = True
         trajectories.append(Trajectory(
             observations=rng.standard_normal((length + 1, 39)).astype(np.float32),
-            actions=rng.uniform(-1, 1, (length, 4)).astype(np.float32),
+            actions=rng.uniform(-1, 1, (length, ACTIONS)).astype(np.float32),
             rewards=rng.uniform(0, 10, length).astype(np.float32),
             terminated=np.zeros(length, dtype=bool), truncated=truncated, success=True,
         ))  # fmt: skip
@@ -74,9 +78,12 @@ def dataset(episodes: int, length: int, seed: int, name: str = "bench") -> Datas
 
 def stream(scale: Scale, tasks: int = 2) -> Stream:
     """Tasks of Meta-World shape without an environment."""
-    return Stream("bench", tuple(
-        Task(index=i, name=f"task-{i + 1}", spec=SPEC, data=dataset(scale.episodes, scale.length, seed=i)) for i in range(tasks)
-    ))  # fmt: skip
+    return stream_of([dataset(scale.episodes, scale.length, seed=i) for i in range(tasks)])
+
+
+def stream_of(data: Sequence[Dataset]) -> Stream:
+    """A stream of data-only tasks."""
+    return Stream("bench", tuple(Task(index=i, name=f"task-{i + 1}", spec=SPEC, data=one) for i, one in enumerate(data)))
 
 
 def policy_maker(name: str, profile: str, scale: Scale) -> Callable[[], Policy]:

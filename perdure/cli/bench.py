@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from perdure.bench import LEAST_ROUNDS, MEASURES, run_bench
 from perdure.cli.parse import asks_for_help, parse, print_help
 
 EXAMPLE = "perdure bench"
@@ -14,19 +16,27 @@ EXAMPLE = "perdure bench"
 
 @dataclass(frozen=True)
 class Options:
-    """Measure sampling, evaluation, importance, penalties, optimizers and method overheads against plain reference code, one
-    thread, in alternating rounds; equal results are checked first. Takes minutes; close other programs."""
+    """Measure the library against plain reference code in alternating rounds, with one thread; equal results are checked
+    first. All measures take about ten minutes; close other programs."""
 
+    measures: Annotated[tuple[str, ...], arg(metavar="[MEASURE ...]", help_behavior_hint="")]
+    """Only these: sampling, acting, importance, penalty, optimizer, steps, training, saving, stream."""
+    rounds: int = LEAST_ROUNDS
+    """Alternating rounds of each measure."""
+    cpu_time: bool = False
+    """Judge by the process's CPU time, which a busy machine disturbs less."""
+    out: Annotated[str, arg(metavar="FILE.json", help_behavior_hint="")] = ""
+    """Write the JSON here, and the text beside it."""
     json: bool = False
-    """Print JSON instead of the table."""
-    out: Annotated[str, arg(metavar="FILE", help_behavior_hint="")] = ""
-    """Also write the JSON here."""
+    """Print JSON instead of the text."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What is measured."""
 
 
 def main(argv: list[str]) -> int:
     if asks_for_help(argv):
-        return print_help(Options, "bench", EXAMPLE, "perdure bench --out bench.json")
+        return print_help(Options, "bench", EXAMPLE, "perdure bench sampling penalty --out bench.json")
     options = parse(Options, argv, "bench", EXAMPLE)
-    import perdure.bench as bench
-
-    return int(bench.main(json=options.json, out=options.out))
+    run_bench(list(options.measures or MEASURES), rounds=options.rounds, cpu_time=options.cpu_time,
+              out=Path(options.out) if options.out else None, json=options.json, device=options.device)
+    return 0

@@ -193,8 +193,8 @@ class Method(nn.Module):
             size = torch.nn.utils.get_total_norm(gradients)
         bad = ~torch.isfinite(loss.detach() + size)
         self.trouble = bad if self.trouble is None else self.trouble | bad
-        names = self.recipes[name]["parameters"] if keep else []
-        kept = [(p, p.detach().clone(), keep[full]) for full, p in zip(names, parameters, strict=False) if full in keep]
+        masks, names = keep or {}, self.recipes[name]["parameters"]
+        kept = [(p, p.detach().clone(), masks[full]) for full, p in zip(names, parameters, strict=True) if full in masks]
         optimizer.step()
         with torch.no_grad():
             for p, old, mask in kept:
@@ -212,8 +212,9 @@ class Method(nn.Module):
 
     def copy(self) -> Method:
         """An equal method without optimizers, to be opened and acted with, then thrown away."""
-        other = type(self)(self.config, self.new_policy, self.seed)
-        other.rebuild(self.architecture())
+        with keyed(self.seed, "copy"):  # making modules draws from the global generator
+            other = type(self)(self.config, self.new_policy, self.seed)
+            other.rebuild(self.architecture())
         other.load_state_dict(self.state_dict())
         return other.to(next(self.parameters(), torch.zeros(0)).device)
 

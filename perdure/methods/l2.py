@@ -57,10 +57,7 @@ class L2(Method):
             batch = access.current.windows(self.policy.context, self.config.batch, step)
             return {"fit": self.descend("policy", average(self.policy.loss, batch), penalty=penalty)}
 
-        def finish() -> None:
-            self.anchor.hold(self.policy.shared())
-
-        return [Phase("train", self.config.steps, train, begin=start, end=finish)]
+        return [Phase("train", self.config.steps, train, begin=start, end=lambda: self.anchor.hold(self.policy.shared()))]
 
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"anchor": self.anchor.architecture()}

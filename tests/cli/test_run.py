@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_samples import SHORT, dataset, npz
 
+from perdure.bench import MEASURES
 from perdure.cli import VERBS
 from perdure.cli.data import VERBS as DATA_VERBS
 from perdure.core.matrix import ScoreMatrix
@@ -93,6 +94,7 @@ def test_help_has_examples_and_the_fields_with_their_values(perdure):
         assert "example" in out
     for verb, (_, _, example) in DATA_VERBS.items():
         assert example in perdure("data", verb, "--help")[1]
+    assert all(name in perdure("bench", "--help")[1] for name in MEASURES)
     out = perdure("run", "ewc", "toy", "--policy", "dt", "--help")[1]
     assert "--method.strength 1 " in out
     assert "Weight of the penalty" in out

@@ -86,6 +86,9 @@ LINES = {
     "video nowhere": ("nowhere",),
     "methods --jsn": ("unknown option --jsn", "did you mean '--json'?"),
     "methods packnet": ("unexpected 'packnet'",),
+    "bench samplin": ("unknown measure 'samplin'", "did you mean 'sampling'?"),
+    "bench --rounds 1": ("rounds is 1",),
+    "bench --out x.txt": ("x.txt", ".json"),
     "streams nowhere.toml": ("nowhere.toml is missing",),
 }
 CASES += [pytest.param(words(line), fragments, id=line) for line, fragments in LINES.items()]

@@ -25,8 +25,8 @@ def same(one, two):
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 def test_no_strength_equals_finetune_bit_for_bit(policy, tmp_path):
     for name, options in (("finetune", {}), ("l2", {"strength": 0.0}), ("strong", {"strength": 10.0})):
-        execute(config("finetune" if name == "finetune" else "l2", policy, **options), tmp_path / name)
-    for learned in (1, 2, 3):
+        execute(config("finetune" if name == "finetune" else "l2", policy, tasks=2, **options), tmp_path / name)
+    for learned in (1, 2):
         plain = agent(tmp_path / "finetune", learned)
         assert same(agent(tmp_path / "l2", learned), plain)
         assert same(agent(tmp_path / "strong", learned), plain) == (learned == 1), "nothing pulls before the second task"
