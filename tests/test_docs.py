@@ -20,6 +20,7 @@ from quick import quick
 from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY
 from perdure.benchmarks.metaworld_source import measured
 from perdure.cli import VERBS, main
+from perdure.core.metrics import DEFINITIONS
 from perdure.data.card import FIELDS
 from perdure.methods import METHODS
 
@@ -160,11 +161,12 @@ def test_every_page_is_in_the_index():
     assert [identity(page) for page in pages if page.resolve() not in linked] == ["docs/index.md"]
 
 
-def test_readme_is_short_and_names_every_command():
+def test_readme_is_short_and_names_every_command_and_method():
     text = README.read_text()
     assert len(text.splitlines()) < 150
     rows = "\n".join(" ".join(row) for row in table(README, "command"))
     assert [verb for verb in VERBS if f"perdure {verb}" not in rows] == []
+    assert [method for method in METHODS if f"`{method}`" not in text] == []
     targets = re.findall(r"^make (\w+)$", text, flags=re.M)
     assert targets == ["demo", "test"]
     assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in targets)
@@ -195,6 +197,10 @@ def test_every_method_has_a_row_with_a_status():
     assert set(METHODS) - {row[0] for row in ours} == set()
     for row in ours:
         assert (row[-1] == "not run") == (row[2] == "not run") == (row[5] == "-"), f"reproduction.md: {row}"
+
+
+def test_every_metric_is_in_the_glossary():
+    assert [row[0] for row in table(DOCS / "glossary.md", "metric")] == [definition.title for definition in DEFINITIONS.values()]
 
 
 def test_the_page_of_continual_world_agrees_with_the_code():

@@ -13,19 +13,21 @@ TASKS = ["corner-1", "corner-2"]
 
 
 class Clock:
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+    now = 1000.0
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    return Clock(monkeypatch)
+    made = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: made.now)
+    return made
 
 
-def shown(terminal=False):
+def shown(terminal=False, joint=False):
     out = io.StringIO()
-    return out, Terminal("run a", TASKS, 100, Console(file=out, force_terminal=terminal, width=200, color_system=None))
+    return out, Terminal(
+        "run a", TASKS, 100, joint, console=Console(file=out, force_terminal=terminal, width=200, color_system=None)
+    )
 
 
 def test_a_log_file_gets_a_line_every_half_minute(clock):
@@ -41,11 +43,30 @@ def test_a_log_file_gets_a_line_every_half_minute(clock):
 
 def test_time_left_follows_the_pace_of_the_steps(clock):
     out, bar = shown()
-    for step in (50, 100, 150):
+    for step in (50, 100):
         clock.now += 50
         bar.step(0, "train", step, 100, {})
+    clock.now += 50
+    bar.step(1, "train", 50, 100, {})
     assert bar.step_seconds == pytest.approx(1.0)
-    assert "50 s left" in out.getvalue(), "200 steps in all, 150 done at a second each"
+    assert out.getvalue().splitlines()[-1].endswith("training 50 s left"), (
+        "200 steps in all, 150 done at a second each"
+    )
+
+
+def test_phases_of_a_task_add_up(clock):
+    _, bar = shown()
+    for phase, steps, step in (("dense", 80, 40), ("dense", 80, 80), ("retrain", 20, 20)):
+        clock.now += 60
+        bar.step(0, phase, step, steps, {})
+    assert bar.seen[1] == 100
+
+
+def test_joint_counts_from_the_beginning(clock):
+    _, bar = shown(joint=True)
+    clock.now += 60
+    bar.step(1, "train", 30, 200, {})
+    assert bar.seen[1] == 30
 
 
 def test_an_evaluation_is_no_part_of_the_pace(clock):
@@ -67,9 +88,9 @@ def test_a_terminal_has_one_live_line():
         bar.step(0, "train", 10, 100, {"fit": 0.25})
         bar.evaluating(1, 0)
         bar.say("a sentence")
+    assert bar.live is not None
     assert "a sentence" in out.getvalue()
     assert "evaluating corner-1 after 1 of 2 tasks" in out.getvalue()
-    assert bar.live is not None
 
 
 def test_a_learned_task_is_reported_with_its_score():

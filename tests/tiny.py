@@ -36,9 +36,18 @@ Visit = Callable[[int, str, int | str], None]
 """(task, phase, place): place is 'begin', the index of an update, or 'end'."""
 
 
-def config(method: str = "finetune", policy: str = "bc", stream: str = "toy", *, seed: int = 0, tasks: int = 3,
-           episodes: int = 6, evaluation: dict[str, Any] | None = None, policy_options: dict[str, Any] | None = None,
-           **method_options: Any) -> RunConfig:
+def config(
+    method: str = "finetune",
+    policy: str = "bc",
+    stream: str = "toy",
+    *,
+    seed: int = 0,
+    tasks: int = 3,
+    episodes: int = 6,
+    evaluation: dict[str, Any] | None = None,
+    policy_options: dict[str, Any] | None = None,
+    **method_options: Any,
+) -> RunConfig:
     """A resolved config of tiny sizes; keywords are options of the method."""
     return resolve(
         method, stream, policy=policy, seed=seed, method_options=RECIPE | EXTRA.get(method, {}) | method_options,
@@ -57,8 +66,14 @@ def stream_of(settings: RunConfig) -> Stream:
     return _stream(settings.stream, json.dumps(settings.stream_options, sort_keys=True))
 
 
-def execute(settings: RunConfig, folder: Path, *, change: Callable[[Method], None] = lambda method: None,
-            progress: Progress | None = None, stream: Stream | None = None) -> ScoreMatrix:
+def execute(
+    settings: RunConfig,
+    folder: Path,
+    *,
+    change: Callable[[Method], None] = lambda method: None,
+    progress: Progress | None = None,
+    stream: Stream | None = None,
+) -> ScoreMatrix:
     """Run, or resume, in this process; `change` may wrap the method before it starts.
 
     Nothing is synced to the disk, which no test here can notice: only a power cut could.
@@ -70,7 +85,9 @@ def execute(settings: RunConfig, folder: Path, *, change: Callable[[Method], Non
         return method
 
     with patch("perdure.experiment.make_method", make), patch("os.fsync"):
-        return Experiment(settings, Path(folder), progress or Quiet(), workers=0, stream=stream or stream_of(settings)).execute()
+        return Experiment(
+            settings, Path(folder), progress or Quiet(), workers=0, stream=stream or stream_of(settings)
+        ).execute()
 
 
 @contextmanager
@@ -158,7 +175,9 @@ def actions_of(actor: Actor, obs: torch.Tensor, n: int = 3, steps: int = 6) -> t
     """(steps, n, ...) actions of n rows fed with the first observations given."""
     carry, taken = actor.start(n), []
     for t in range(steps):
-        action, carry = actor.act(obs[t * n : (t + 1) * n], carry, torch.Generator().manual_seed(t), torch.full((n,), -0.1 * t))
+        action, carry = actor.act(
+            obs[t * n : (t + 1) * n], carry, torch.Generator().manual_seed(t), torch.full((n,), -0.1 * t)
+        )
         taken.append(action)
     return torch.stack(taken)
 
@@ -180,7 +199,9 @@ def state_digest(method: Method) -> str:
 def weights_digest(method: Method) -> str:
     """Of the tensors of the published agent."""
     tensors = capture(method)[1]["agent"]
-    return hashlib.sha256(b"".join(name.encode() + tensor_bytes(tensors[name]) for name in sorted(tensors))).hexdigest()
+    return hashlib.sha256(
+        b"".join(name.encode() + tensor_bytes(tensors[name]) for name in sorted(tensors))
+    ).hexdigest()
 
 
 def folder_digests(folder: Path) -> dict[str, str]:

@@ -64,6 +64,7 @@ def traced(trace: Path, arguments: list[str]) -> int:
     from perdure.core.run import Run
     from perdure.experiment import Experiment
 
+    Run.execute = inside(lambda run: "between phases", Run.execute)
     Run._phase = inside(lambda run, index, phase, points: f"phase {phase.name}", Run._phase)
     Run._evaluate = inside(lambda run, learned: "evaluation", Run._evaluate)
     Run._curve = inside(lambda *_: places[-1], Run._curve)
@@ -109,15 +110,23 @@ class Trial:
         command = [*self.arguments, "--out", str(folder)]
         launcher = ["-m", "perdure"] if trace is None else [str(Path(__file__).resolve()), "--traced", str(trace)]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return subprocess.Popen([sys.executable, *launcher, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                env=os.environ | {"PYTHONPATH": paths}, process_group=0)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, *launcher, *command],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": paths},
+            process_group=0,
+        )
 
     def finish(self, folder: Path) -> None:
         """The same command to its end."""
         process = self.start(folder)
         said, _ = process.communicate(timeout=PATIENCE)
         if process.returncode:
-            raise SystemExit(f"`perdure {' '.join(self.arguments)}` ended with exit code {process.returncode}:\n{said}")
+            raise SystemExit(
+                f"`perdure {' '.join(self.arguments)}` ended with exit code {process.returncode}:\n{said}"
+            )
 
     def measure(self) -> None:
         """The undisturbed run: its result, its places and its duration after imports."""
@@ -154,7 +163,8 @@ class Trial:
             if started is not None and due(time.monotonic() - started, seen):
                 break
             time.sleep(POLL)
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return lines(trace)[-1] if process.returncode == -signal.SIGKILL else None
 
@@ -208,7 +218,11 @@ def lines(trace: Path) -> list[str]:
 def digests(folder: Path) -> dict[str, str]:
     """Of scores.json, metrics.jsonl and the tensors of every agent."""
     paths = [folder / "scores.json", folder / "metrics.jsonl", *folder.glob("agent/*/tensors.safetensors")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.exists()
+    }
 
 
 def differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -218,7 +232,11 @@ def differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def litter(folder: Path) -> list[str]:
     """What a finished run must not leave behind."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name == "resume" or path.name.startswith("."))
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.name == "resume" or path.name.startswith(".")
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -236,11 +254,17 @@ def main(arguments: list[str]) -> int:
     work.mkdir(parents=True, exist_ok=True)
     trial = Trial(["run", options.method, options.stream, *arguments[split + 1 :]], work)
     trial.measure()
-    print(f"{options.method} on {options.stream}: {trial.seconds:.1f} s after imports; places: {', '.join(trial.places)}", flush=True)
+    print(
+        f"{options.method} on {options.stream}: {trial.seconds:.1f} s after imports; places: {', '.join(trial.places)}",
+        flush=True,
+    )
 
     def say(kill: Kill) -> None:
         outcome = "DIFFERS: " + ", ".join(kill.differences) if kill.differences else "identical"
-        print(f"{len(trial.kills):4}  killed at {kill.wanted:<16} in {', then '.join(kill.landed):<34} {outcome}", flush=True)
+        print(
+            f"{len(trial.kills):4}  killed at {kill.wanted:<16} in {', then '.join(kill.landed):<34} {outcome}",
+            flush=True,
+        )
 
     trial.spread(options.kills, say)
     trial.aim(say)
@@ -254,8 +278,10 @@ def summary(trial: Trial) -> int:
     print("landed in: " + ", ".join(f"{place} {count}" for place, count in landed.most_common()))
     if trial.missed():
         print(f"never hit: {', '.join(trial.missed())}")
-    print(f"{sum(landed.values())} kills in {len(trial.kills)} runs, {different} with a different result"
-          + (f"; kept in {trial.work}" if different else ""))
+    print(
+        f"{sum(landed.values())} kills in {len(trial.kills)} runs, {different} with a different result"
+        + (f"; kept in {trial.work}" if different else "")
+    )
     if not different:
         shutil.rmtree(trial.work, ignore_errors=True)
     return 1 if different or trial.missed() else 0

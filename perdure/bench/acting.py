@@ -1,4 +1,4 @@
-"""The policy's cost of acting: many episodes in one forward against one environment at a time. Simulators are not in it."""
+"""The policy's cost of acting on a CPU: many episodes in one forward against one environment at a time, without simulators."""
 
 from __future__ import annotations
 

@@ -113,6 +113,10 @@ def batch(policy: Policy, views: Views, n: int) -> Windows:
     return views.views[0].windows(policy.context, n, Step(0, 0, "bench", 0))
 
 
+UNTIMED = {"ewc": {"fisher_batch": 8}}
+"""Options that only touch phases that are not timed, kept small: per-sample gradients of a large policy fill gigabytes."""
+
+
 class Learner:
     """A method in the middle of learning its second task, stepped as the driver steps it."""
 
@@ -122,7 +126,7 @@ class Learner:
     def __init__(self, method: str, policy: str, profile: str, scale: Scale, views: Views, phase: str = "train",
                  precision: str = "fp32"):
         method_class = find(method, METHODS, "method")
-        config: MethodConfig = method_class.Config(**recipe(policy, profile, scale))
+        config: MethodConfig = method_class.Config(**recipe(policy, profile, scale) | UNTIMED.get(method, {}))
         self.method: Method = method_class(config, policy_maker(policy, profile, scale), seed=0)
         self.precision = precision
         self.device = torch.device(views.views[0].device)

@@ -43,6 +43,10 @@ Try first:
 More: `perdure --help` lists every command, `perdure COMMAND --help` explains one."""
 
 
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt no fault, so that no `except Exception` takes it for one."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code and prints at most one line of complaint."""
     given = sys.argv[1:] if argv is None else list(argv)
@@ -53,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             return code
     except (UsageError, GuardError, Interrupted) as problem:
         return _complain(str(problem), problem.exit_code)
+    except _Terminated:
+        return _complain("stopped by SIGTERM; finished work is kept, the same command again goes on from there", 143)
     except KeyboardInterrupt:
         return _complain("stopped by Ctrl-C; finished work is kept, the same command again goes on from there", 130)
     except BrokenPipeError:  # the reader has seen enough, as in `perdure methods | head -3`
@@ -89,7 +95,7 @@ def _termination() -> Iterator[None]:
     """SIGTERM ends a command like Ctrl-C does; a running Run has its own handler, which saves first."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped by SIGTERM; finished work is kept, the same command again goes on from there", number)
+        raise _Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, handle)

@@ -86,8 +86,9 @@ class Evaluator(Protocol):
     def curve(self, method: Method, task: int, step: int) -> list[Episode]: ...
 
 
-class _Stop(Exception):
-    """Raised by a signal inside an evaluation, which may be thrown away."""
+class _Stop(BaseException):
+    """Raised by a signal inside an evaluation, which may be thrown away. No fault, so that no environment's `except
+    Exception` takes it for one."""
 
 
 @dataclass

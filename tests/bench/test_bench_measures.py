@@ -162,11 +162,10 @@ def test_a_free_machine_gets_a_verdict(monkeypatch):
 
 def test_one_thread_inside_and_as_before_outside(monkeypatch):
     seen = []
-    before = torch.get_num_threads()
     monkeypatch.setattr(weights, "optimizer", lambda setting: seen.append(torch.get_num_threads()) or [])
-    run_bench(["optimizer"], scale=TINY)
-    assert seen == [1]
-    assert torch.get_num_threads() == before
+    with machine.threads(2):
+        run_bench(["optimizer"], scale=TINY)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
 
 
 @pytest.mark.parametrize(("options", "words"), [

@@ -77,7 +77,10 @@ def test_parameters_without_gradient_are_left_out():
 
 def test_two_tasks_equal_the_merged_penalty_up_to_a_constant():
     one, two, both = anchored((1, 2)), anchored((3, 4)), anchored((1, 2), (3, 4))
-    gaps = [float(one.penalty(parameters(s), 1.0) + two.penalty(parameters(s), 1.0) - both.penalty(parameters(s), 1.0)) for s in range(6)]
+    gaps = [
+        float(one.penalty(parameters(s), 1.0) + two.penalty(parameters(s), 1.0) - both.penalty(parameters(s), 1.0))
+        for s in range(6)
+    ]
     assert max(gaps) - min(gaps) < 1e-9
     assert gaps[0] > 0
     assert all(float(a.penalty(parameters(9), 1.0)) > 0 for a in (one, two))
@@ -86,7 +89,9 @@ def test_two_tasks_equal_the_merged_penalty_up_to_a_constant():
 def test_online_decays_the_importance_and_moves_the_anchor():
     anchor = anchored((1, 2), (3, 4), merge="online", decay=0.5)
     for name in SHAPES:
-        torch.testing.assert_close(anchor._buffer("importance", name), 0.5 * importances(2)[name] + importances(4)[name])
+        torch.testing.assert_close(
+            anchor._buffer("importance", name), 0.5 * importances(2)[name] + importances(4)[name]
+        )
         assert torch.equal(anchor._buffer("anchor", name), parameters(3)[name])
 
 
@@ -96,7 +101,9 @@ def test_commit_averages_over_batches_and_normalises():
     anchor.accumulate(importances(2))
     anchor.accumulate(importances(3))
     anchor.commit(here, 2, normalise=False)
-    torch.testing.assert_close(anchor._buffer("importance", "layer.bias"), (importances(2)["layer.bias"] + importances(3)["layer.bias"]) / 2)
+    torch.testing.assert_close(
+        anchor._buffer("importance", "layer.bias"), (importances(2)["layer.bias"] + importances(3)["layer.bias"]) / 2
+    )
     normalised = anchored((1, 2), normalise=True)
     values = torch.cat([normalised._buffer("importance", name).flatten() for name in SHAPES])
     assert float(values.mean()) == pytest.approx(1.0)

@@ -20,9 +20,20 @@ def windows(obs, action):
     """Windows of one step from (B, O) observations and (B, A) actions."""
     n = len(obs)
     flags, zeros = torch.zeros(n, 1, dtype=torch.bool), torch.zeros(n, 1)
-    return Windows(obs=obs.unsqueeze(1), action=action.unsqueeze(1), reward=zeros, return_to_go=zeros, timestep=torch.zeros(n, 1, dtype=torch.int64),
-                   terminated=flags, truncated=flags, valid=~flags, last_obs=obs, task=torch.zeros(n, dtype=torch.int64),
-                   weight=torch.ones(n), tasks=(0,))  # fmt: skip
+    return Windows(
+        obs=obs.unsqueeze(1),
+        action=action.unsqueeze(1),
+        reward=zeros,
+        return_to_go=zeros,
+        timestep=torch.zeros(n, 1, dtype=torch.int64),
+        terminated=flags,
+        truncated=flags,
+        valid=~flags,
+        last_obs=obs,
+        task=torch.zeros(n, dtype=torch.int64),
+        weight=torch.ones(n),
+        tasks=(0,),
+    )
 
 
 class Linear(BC):
@@ -32,7 +43,9 @@ class Linear(BC):
 
     def __init__(self):
         super().__init__(BCConfig(width=2, layers=1))
-        self.add_task(0, Spec(Box((3,)), Box((2,), low=(-1, -1), high=(1, 1))), Stats(torch.zeros(3), torch.ones(3), 1.0, 1.0))
+        self.add_task(
+            0, Spec(Box((3,)), Box((2,), low=(-1, -1), high=(1, 1))), Stats(torch.zeros(3), torch.ones(3), 1.0, 1.0)
+        )
 
     def forward(self, batch):
         from perdure.core.policy import ActionDist
@@ -54,10 +67,16 @@ def test_linear_regression_has_its_analytic_diagonal():
     batch = windows(x, y)
     names = {name: p for name, p in model.named_parameters() if name.startswith("encoders")}
     exact = factored(model, batch, names, generator(), "expected")
-    torch.testing.assert_close(exact["encoders.float32-3.weight"], x.square().mean(0).expand(2, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        exact["encoders.float32-3.weight"], x.square().mean(0).expand(2, 3), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(exact["encoders.float32-3.bias"], torch.ones(2), atol=1e-5, rtol=0)
-    one_draw = per_sample(model, batch, names, generator(), "expected")  # signs square to one: exact for a linear model
-    torch.testing.assert_close(one_draw["encoders.float32-3.weight"], x.square().mean(0).expand(2, 3), atol=1e-5, rtol=1e-5)
+    one_draw = per_sample(
+        model, batch, names, generator(), "expected"
+    )  # signs square to one: exact for a linear model
+    torch.testing.assert_close(
+        one_draw["encoders.float32-3.weight"], x.square().mean(0).expand(2, 3), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_it_stays_positive_at_convergence_where_the_squared_mean_gradient_vanishes():
@@ -86,7 +105,9 @@ def loop(policy, batch, parameters, kind):
             for place in range(count if kind == "expected" else 1):
                 out = policy(one)
                 root = list(out.fisher_roots())[place] if kind == "expected" else out.error_root(one.action)
-                if kind == "expected":  # channels and steps are independent; the logged error is one gradient per sample
+                if (
+                    kind == "expected"
+                ):  # channels and steps are independent; the logged error is one gradient per sample
                     keep = torch.zeros_like(root)
                     keep[:, step] = root[:, step]
                     root = keep * one.valid.unsqueeze(-1)
@@ -111,12 +132,16 @@ def setting(policy, stream="toy", n=12, **options):
 def close(mine, theirs, rtol):
     assert set(mine) == set(theirs)
     for name in theirs:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("kind", ["expected", "empirical"])
 @pytest.mark.parametrize("stream", ["toy", "toy-discrete"])
-@pytest.mark.parametrize("options", [{}, {"layer_norm": True, "layers": 3, "activation": "leaky_relu"}], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize(
+    "options", [{}, {"layer_norm": True, "layers": 3, "activation": "leaky_relu"}], ids=["plain", "layer_norm"]
+)
 def test_factored_is_the_exact_loop_for_the_mlp(kind, stream, options):
     policy, batch, parameters = setting("bc", stream, **options)
     mine = fisher_diagonal(policy, batch, parameters, generator(), kind)
@@ -148,7 +173,11 @@ def test_sequence_estimate_is_unbiased(stream):
 
 def test_empirical_sequence_importance_is_the_exact_loop():
     policy, batch, parameters = setting("dt", n=5, layers=1, width=8)
-    close(fisher_diagonal(policy, batch, parameters, generator(), "empirical"), loop(policy, batch, parameters, "empirical"), 1e-3)
+    close(
+        fisher_diagonal(policy, batch, parameters, generator(), "empirical"),
+        loop(policy, batch, parameters, "empirical"),
+        1e-3,
+    )
 
 
 def test_padding_carries_no_importance():
@@ -166,4 +195,6 @@ def test_mode_and_gradients_are_left_alone():
     policy.train()
     fisher_diagonal(policy, batch, parameters, generator())
     assert policy.training
-    assert all(p.grad is None for p in parameters.values()) or all(torch.isfinite(p.grad).all() for p in parameters.values() if p.grad is not None)
+    assert all(p.grad is None for p in parameters.values()) or all(
+        torch.isfinite(p.grad).all() for p in parameters.values() if p.grad is not None
+    )

@@ -119,8 +119,14 @@ def resume_all(folders: list[Path], work: Path) -> dict[str, dict[str, str]]:
     """Resume every folder in one new process: folder -> digests of what it made."""
     order = work / "folders.json"
     order.write_text(json.dumps([str(folder) for folder in folders]))
-    paths = {"PYTHONPATH": ":".join(path for path in sys.path if path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, str(RESUMES), str(order)], env=paths, capture_output=True, text=True, check=False)
+    paths = {
+        "PYTHONPATH": ":".join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+    }
+    done = subprocess.run(
+        [sys.executable, str(RESUMES), str(order)], env=paths, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -168,7 +174,7 @@ def fits(actions: torch.Tensor, spec: Spec) -> None:
     if isinstance(spec.action, Discrete):
         assert actions.dtype == torch.int64
         assert actions.dim() == 2
-        assert 0 <= int(actions.min())
+        assert int(actions.min()) >= 0
         assert int(actions.max()) < spec.action.n
         return
     assert actions.dtype == torch.float32
@@ -222,7 +228,9 @@ def other_phases_change_nothing(settings: RunConfig, weights: str) -> None:
             access.current.transitions(3, step)
             lab.method.copy()
             np.random.rand(3)  # noqa: NPY002 - the legacy global generator is meant
-            return {"noise": torch.rand(3).sum() + random.random() + torch.rand(2, generator=step.generator("own")).sum()}
+            return {
+                "noise": torch.rand(3).sum() + random.random() + torch.rand(2, generator=step.generator("own")).sum()
+            }
 
         return Phase(name, 3, draw, trains=False)
 

@@ -42,7 +42,9 @@ class Own(Method):
             return {"fit": self.descend("policy", loss)}
 
         def note(step: Step) -> Mapping[str, Tensor]:
-            return {"note": self.descend("note", self.notes[-1](torch.rand(self.notes[-1].in_features)).square().sum())}
+            return {
+                "note": self.descend("note", self.notes[-1](torch.rand(self.notes[-1].in_features)).square().sum())
+            }
 
         def finish() -> None:
             with torch.no_grad():
@@ -51,8 +53,13 @@ class Own(Method):
 
         return [
             Phase("train", self.config.steps, train, begin=start),
-            Phase("note", lambda: 2 + int(self.resume.noise[0] * 3), note, when=lambda: bool(self.resume.noise[1] > 0.2),
-                  trains=False),
+            Phase(
+                "note",
+                lambda: 2 + int(self.resume.noise[0] * 3),
+                note,
+                when=lambda: bool(self.resume.noise[1] > 0.2),
+                trains=False,
+            ),
             Phase("finish", 1, lambda step: {}, end=finish, trains=False),
         ]
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from contract import checks
 from tiny import config
 
+from contract import checks
 from perdure.core.method import Method
 from perdure.methods import METHODS
 
@@ -30,8 +30,14 @@ def settings_of(case):
 def records(request, tmp_path_factory):
     """An uninterrupted run of every case that the session asks for, with its copies resumed in one new process."""
     work = tmp_path_factory.mktemp("contract")
-    wanted = {item.callspec.params["case"] for item in request.session.items if "records" in getattr(item, "fixturenames", ())}
-    made = {case: checks.record(settings_of(case), work / "-".join(case).replace(":", "-")) for case in sorted(wanted)}
+    wanted = {
+        item.callspec.params["case"]
+        for item in request.session.items
+        if "records" in getattr(item, "fixturenames", ())
+    }
+    made = {
+        case: checks.record(settings_of(case), work / "-".join(case).replace(":", "-")) for case in sorted(wanted)
+    }
     snapshots = [folder for record in made.values() for folder in record.snapshots.values()]
     return made, checks.resume_all(snapshots, work)
 
@@ -99,7 +105,11 @@ def test_architecture_survives_json(method, policy):
 
 def test_every_check_is_used():
     text = Path(__file__).read_text()
-    named = [name for name, value in vars(checks).items() if callable(value) and getattr(value, "__module__", "") == checks.__name__]
+    named = [
+        name
+        for name, value in vars(checks).items()
+        if callable(value) and getattr(value, "__module__", "") == checks.__name__
+    ]
     used = {"Record", "_Snapshots", "moments", "observations", "fits", "load_agent"}
     assert not [name for name in named if f"checks.{name}(" not in text and name not in used]
 

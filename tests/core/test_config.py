@@ -23,12 +23,28 @@ class Example:
 @pytest.mark.parametrize(
     ("field", "text", "value"),
     [
-        ("steps", "12", 12), ("steps", "1e3", 1000), ("steps", 7, 7), ("steps", 7.0, 7), ("steps", "-3", -3), ("steps", "9007199254740993", 2**53 + 1),
-        ("rate", "0.5", 0.5), ("rate", "3", 3.0), ("rate", 3, 3.0), ("rate", "1e-4", 1e-4), ("rate", "-2", -2.0),
-        ("name", "12", "12"), ("name", 12, "12"), ("on", "true", True), ("on", "False", False), ("on", True, True),
-        ("share", "geometric", "geometric"), ("budget", "none", None), ("budget", None, None), ("budget", "100", 100),
+        ("steps", "12", 12),
+        ("steps", "1e3", 1000),
+        ("steps", 7, 7),
+        ("steps", 7.0, 7),
+        ("steps", "-3", -3),
+        ("steps", "9007199254740993", 2**53 + 1),
+        ("rate", "0.5", 0.5),
+        ("rate", "3", 3.0),
+        ("rate", 3, 3.0),
+        ("rate", "1e-4", 1e-4),
+        ("rate", "-2", -2.0),
+        ("name", "12", "12"),
+        ("name", 12, "12"),
+        ("on", "true", True),
+        ("on", "False", False),
+        ("on", True, True),
+        ("share", "geometric", "geometric"),
+        ("budget", "none", None),
+        ("budget", None, None),
+        ("budget", "100", 100),
     ],
-)  # fmt: skip
+)
 def test_conversions(field, text, value):
     made = getattr(build(Example, {field: text}, "method"), field)
     assert made == value

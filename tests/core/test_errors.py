@@ -14,7 +14,10 @@ def test_exit_codes():
     assert Interrupted("stopped", signal.SIGHUP).exit_code == 129
 
 
-@pytest.mark.parametrize(("word", "hint"), [("finetun", "; did you mean 'finetune'?"), ("packet", "; did you mean 'packnet'?"), ("zzz", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("finetun", "; did you mean 'finetune'?"), ("packet", "; did you mean 'packnet'?"), ("zzz", ""), ("", "")],
+)
 def test_nearest(word, hint):
     assert nearest(word, {"finetune": 1, "packnet": 2, "er": 3}) == hint
 

@@ -36,7 +36,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch,
 def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
     calls = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("dir" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file") or sync(handle))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: calls.append("dir" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file") or sync(handle),
+    )
     monkeypatch.setattr(os, "replace", lambda *names: calls.append("rename") or replace(*names))
     write_atomic(tmp_path / "x", b"content")
     assert calls == ["file", "rename", "dir"]
@@ -62,10 +66,37 @@ def test_nan_is_not_written(tmp_path, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", '{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": 1, "a": 2}', "[" * 100_000, '"\ud800'.encode("utf-8", "surrogatepass"),
-     b"\xff\xfe{}", b"\xef\xbb\xbf{}", "9" * 5000, b"\x00"],
-    ids=["empty", "open", "nan", "inf", "-inf", "overflow", "twice", "deep", "surrogate", "utf16", "bom", "long-number", "zero"],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        '{"a": NaN}',
+        '{"a": Infinity}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": 1, "a": 2}',
+        "[" * 100_000,
+        '"\ud800'.encode("utf-8", "surrogatepass"),
+        b"\xff\xfe{}",
+        b"\xef\xbb\xbf{}",
+        "9" * 5000,
+        b"\x00",
+    ],
+    ids=[
+        "empty",
+        "open",
+        "nan",
+        "inf",
+        "-inf",
+        "overflow",
+        "twice",
+        "deep",
+        "surrogate",
+        "utf16",
+        "bom",
+        "long-number",
+        "zero",
+    ],
+)
 def test_malformed_files_are_one_sentence(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -49,7 +49,13 @@ def test_values_that_are_not_numbers_are_null(tmp_path):
     log = MetricsLog(tmp_path / "m.jsonl")
     log.write(0, "train", 1, 1, {"fit": float("nan"), "other": float("inf")})
     log.close()
-    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"task": 0, "phase": "train", "step": 1, "fit": None, "other": None}
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {
+        "task": 0,
+        "phase": "train",
+        "step": 1,
+        "fit": None,
+        "other": None,
+    }
 
 
 def test_sinks_see_every_row_with_the_position_of_the_whole_run(tmp_path):

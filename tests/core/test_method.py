@@ -136,7 +136,9 @@ def test_optimizers_are_forgotten_together():
     assert method.optimizers == method.recipes == {}
 
 
-@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("batch", -1), ("learning_rate", 0.0), ("weight_decay", -1e-3), ("clip", -1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("batch", -1), ("learning_rate", 0.0), ("weight_decay", -1e-3), ("clip", -1.0)]
+)
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"method\.{field} is {value}; give"):
         MethodConfig(**{field: value})

@@ -22,7 +22,9 @@ def categorical():
 
 def test_gaussian_likelihood_but_for_the_constant():
     dist, action = gaussian(), torch.randn(3, 2, 4, generator=generator())
-    wanted = -Normal(dist.mean, dist.log_std.exp()).log_prob(action).sum(-1) - 4 * 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    wanted = -Normal(dist.mean, dist.log_std.exp()).log_prob(action).sum(-1) - 4 * 0.5 * torch.log(
+        torch.tensor(2 * torch.pi)
+    )
     torch.testing.assert_close(dist.negative_log_likelihood(action), wanted, rtol=1e-5, atol=1e-5)
     unit = ActionDist(mean=dist.mean, log_std=torch.zeros_like(dist.mean))
     torch.testing.assert_close(unit.negative_log_likelihood(action), 0.5 * (action - dist.mean).square().sum(-1))
@@ -30,7 +32,9 @@ def test_gaussian_likelihood_but_for_the_constant():
 
 def test_categorical_likelihood():
     dist, action = categorical(), torch.randint(0, 5, (3, 2), generator=generator())
-    torch.testing.assert_close(dist.negative_log_likelihood(action), -Categorical(logits=dist.logits).log_prob(action))
+    torch.testing.assert_close(
+        dist.negative_log_likelihood(action), -Categorical(logits=dist.logits).log_prob(action)
+    )
 
 
 def test_best_error_and_output():

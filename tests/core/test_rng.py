@@ -21,14 +21,24 @@ def test_equal_places_draw_alike_whatever_was_drawn_before():
     assert draw("windows", 1, "train", 7) == first
 
 
-@pytest.mark.parametrize("other", [("windows", 1, "train", 8), ("windows", 2, "train", 7), ("memory", 1, "train", 7), ("windows", 1, "fisher", 7)])
+@pytest.mark.parametrize(
+    "other",
+    [("windows", 1, "train", 8), ("windows", 2, "train", 7), ("memory", 1, "train", 7), ("windows", 1, "fisher", 7)],
+)
 def test_every_part_of_the_place_counts(other):
     assert draw(*other) != draw("windows", 1, "train", 7)
     assert draw("windows", 1, "train", 7, seed=1) != draw("windows", 1, "train", 7)
 
 
 def test_parts_are_not_run_together():
-    keys = {key(1, "a", 12, 3), key(1, "a", 1, 23), key(11, "a", 2, 3), key(1, "a1", 2, 3), key(1, "a", "1", "2", 3), key(1, "a", "12\x1f3")}
+    keys = {
+        key(1, "a", 12, 3),
+        key(1, "a", 1, 23),
+        key(11, "a", 2, 3),
+        key(1, "a1", 2, 3),
+        key(1, "a", "1", "2", 3),
+        key(1, "a", "12\x1f3"),
+    }
     assert len(keys) >= 5
     assert key(1, "a", 2) == key(1, "a", "2")
 
@@ -55,13 +65,23 @@ def test_seed_everything_sets_all_three_global_generators():
     assert all(a != b for a, b in zip(first, second, strict=True))
 
 
-def test_keyed_restores_the_global_generator_even_after_an_error():
+def test_keyed_draws_alike_and_restores_the_global_generator():
     torch.manual_seed(4)
     state = torch.get_rng_state()
-    with keyed(0, "policy"):
-        inside = torch.rand(3)
+    drawn = []
+    for _ in range(2):
+        with keyed(0, "policy"):
+            drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match="planted"), keyed(0, "policy"):
-        assert torch.equal(torch.rand(3), inside)
+
+
+def test_keyed_restores_the_global_generator_even_after_an_error():
+    def fail():
+        torch.rand(3)
         raise ValueError("planted")
+
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="planted"), keyed(0, "policy"):
+        fail()
     assert torch.equal(torch.get_rng_state(), state)

@@ -16,9 +16,15 @@ SPACES = stream_of(config(stream="toy-spaces"))
     ("tasks", "message"),
     [
         ((), "stream mine has no tasks; give at least one"),
-        ((TOY.tasks[0], replace(TOY.tasks[1], name=TOY.tasks[0].name)), "stream mine names the task 'corner-1' twice"),
+        (
+            (TOY.tasks[0], replace(TOY.tasks[1], name=TOY.tasks[0].name)),
+            "stream mine names the task 'corner-1' twice",
+        ),
         ((TOY.tasks[1],), "task corner-2 has index 1; at this place of the stream it is 0"),
-        ((replace(TOY.tasks[0], data=SPACES.tasks[1].data),), "task corner-1: spaces of task and dataset differ .obs is float32-2 here and float32-3 there"),
+        (
+            (replace(TOY.tasks[0], data=SPACES.tasks[1].data),),
+            "task corner-1: spaces of task and dataset differ .obs is float32-2 here and float32-3 there",
+        ),
     ],
 )
 def test_contradictions_are_named(tasks, message):
@@ -30,7 +36,12 @@ def test_scores():
     assert ScoreScale().score(True, None) == 1.0
     assert ScoreScale().score(False, 5.0) == ScoreScale().score(None, None) == 0.0
     scale = ScoreScale("return", 10.0, 30.0, "random and expert")
-    assert (scale.score(None, 10.0), scale.score(True, 30.0), scale.score(None, 20.0), scale.score(None, 0.0)) == (0.0, 1.0, 0.5, -0.5)
+    assert (scale.score(None, 10.0), scale.score(True, 30.0), scale.score(None, 20.0), scale.score(None, 0.0)) == (
+        0.0,
+        1.0,
+        0.5,
+        -0.5,
+    )
 
 
 def test_facts_of_a_stream():

@@ -82,7 +82,9 @@ def test_a_stream_can_forbid_a_need_and_both_are_named(need):
             return frozenset({need})
 
     plain = stream_of(config())
-    with pytest.raises(UsageError, match=rf"Wanting needs {need.value} \(Need\.{need.name}\), which the stream strict forbids"):
+    with pytest.raises(
+        UsageError, match=rf"Wanting needs {need.value} \(Need\.{need.name}\), which the stream strict forbids"
+    ):
         grant(Wanting, None, Stream("strict", plain.tasks, FORBIDDING[need]))
     allowing = Protocol(rollouts_allowed=True)
     assert grant(Wanting, None, Stream("free", plain.tasks, allowing)) == {need}
@@ -98,7 +100,9 @@ def test_text_must_be_there():
 
     plain = stream_of(config())
     mute = Stream("mute", tuple(replace(task, text="") for task in plain.tasks))
-    with pytest.raises(UsageError, match=r"Reader needs the description of the task in words, which the stream mute lacks"):
+    with pytest.raises(
+        UsageError, match=r"Reader needs the description of the task in words, which the stream mute lacks"
+    ):
         grant(Reader, None, mute)
 
 

@@ -56,7 +56,10 @@ def test_shrinking_keeps_a_prefix_of_every_task(budget):
 
 
 def test_a_budget_without_room_is_named():
-    with pytest.raises(UsageError, match=r"method.memory_bytes is 200, less than one window of \d+ bytes for each of 2 tasks; give \d+ or more"):
+    with pytest.raises(
+        UsageError,
+        match=r"method.memory_bytes is 200, less than one window of \d+ bytes for each of 2 tasks; give \d+ or more",
+    ):
         filled(CONTINUOUS, CONTINUOUS).shrink(200)
 
 
@@ -75,7 +78,10 @@ def test_draws_share_evenly_and_join_equal_spaces():
         assert sorted(batch.tasks for batch in batches) == [(0, 2), (1,)]
         counts = torch.bincount(torch.cat([batch.task for batch in batches]), minlength=3)
         assert sorted(counts.tolist()) == [3, 3, 4]
-    totals = sum(torch.bincount(torch.cat([b.task for b in memory.draw(10, Step(0, 3, "train", i))]), minlength=3) for i in range(3))
+    totals = sum(
+        torch.bincount(torch.cat([b.task for b in memory.draw(10, Step(0, 3, "train", i))]), minlength=3)
+        for i in range(3)
+    )
     assert totals.tolist() == [10, 10, 10]
 
 

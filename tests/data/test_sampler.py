@@ -30,7 +30,10 @@ def scaled(action, spec):
 def plain_window(data, e, t, length):
     """The window that starts at step t of episode e, made one step at a time."""
     one, steps = data.trajectory(e), int(data.lengths[e])
-    fields = {name: [] for name in ("obs", "action", "reward", "return_to_go", "timestep", "terminated", "truncated", "valid")}
+    fields = {
+        name: []
+        for name in ("obs", "action", "reward", "return_to_go", "timestep", "terminated", "truncated", "valid")
+    }
     for k in range(t, t + length):
         at = min(k, steps - 1)  # padding repeats the last step and is marked
         fields["obs"].append(one.observations[at])
@@ -60,7 +63,9 @@ def test_every_window_equals_the_plain_one(spec, length):
         fields, last = plain_window(data, e, t, length)
         for name, values in fields.items():
             mine = getattr(batch, name)[row].numpy()
-            np.testing.assert_allclose(mine, np.stack(values), rtol=1e-5, atol=1e-5, err_msg=f"{name} of episode {e}, step {t}")
+            np.testing.assert_allclose(
+                mine, np.stack(values), rtol=1e-5, atol=1e-5, err_msg=f"{name} of episode {e}, step {t}"
+            )
         np.testing.assert_array_equal(batch.last_obs[row].numpy(), last)
     assert set(batch.task.tolist()) == {2}
     assert batch.tasks == (2,)
@@ -99,7 +104,9 @@ def test_return_to_go_of_a_long_episode_keeps_its_digits():
     data = dataset(lengths=(2000, 5), holdout=0.0)
     sampler = Sampler(data, 0)
     rewards = data.array("rewards")[:2000].astype(np.float64)
-    np.testing.assert_allclose(sampler.return_to_go[:2000], [rewards[t:].sum() for t in range(2000)], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        sampler.return_to_go[:2000], [rewards[t:].sum() for t in range(2000)], rtol=1e-4, atol=1e-4
+    )
 
 
 def frequencies(data, split, by, n=40_000):

@@ -14,7 +14,9 @@ from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
 
 def evaluator(lab, stream=None, **options):
     options = {"episodes": 4, "shared": 2, "curve": 2, "slots": 3, **options}
-    return StreamEvaluator(stream or lab.stream, lab.access, EvaluationConfig(**options), seed=0, joint=False, workers=0)
+    return StreamEvaluator(
+        stream or lab.stream, lab.access, EvaluationConfig(**options), seed=0, joint=False, workers=0
+    )
 
 
 def data_only(lab):
@@ -68,8 +70,13 @@ def test_curve_uses_its_own_goals():
 
 
 def test_learning_raises_the_score():
-    before, after = (Lab(config(steps=n, batch=64, episodes=30, learning_rate=0.01, policy_options={"width": 32})) for n in (1, 300))
-    scores = [np.mean([e.score for e in evaluator(lab).cell(lab.learn(0).method, 1, 0, 10)]) for lab in (before, after)]
+    before, after = (
+        Lab(config(steps=n, batch=64, episodes=30, learning_rate=0.01, policy_options={"width": 32}))
+        for n in (1, 300)
+    )
+    scores = [
+        np.mean([e.score for e in evaluator(lab).cell(lab.learn(0).method, 1, 0, 10)]) for lab in (before, after)
+    ]
     assert scores[0] <= 0.3
     assert scores[1] >= 0.8
 
@@ -81,7 +88,9 @@ def test_action_error_is_that_of_the_holdout_with_the_logged_history(policy, str
     value, n = evaluator(lab).action_error(lab.method, 0)
     sampler, net = lab.views.views[0].sampler, lab.method.policy.eval()
     errors = []
-    for first, length in zip(sampler.starts["holdout"].first.tolist(), sampler.starts["holdout"].length.tolist(), strict=True):
+    for first, length in zip(
+        sampler.starts["holdout"].first.tolist(), sampler.starts["holdout"].length.tolist(), strict=True
+    ):
         for t in range(length):
             begin = max(first, first + t - net.context + 1)
             window = sampler.windows_at(torch.tensor([begin]), net.context)
@@ -98,11 +107,22 @@ def test_data_only_tasks_score_one_for_perfect_and_zero_for_a_constant(stream):
     sampler = lab.views.views[0].sampler
     held = sampler.starts["holdout"].step
     constant = sampler.action[sampler.starts["train"].step]
-    answers = {"perfect": sampler.action, "constant": (constant.mode().values if stream == "toy-discrete" else constant.mean(0)).expand_as(sampler.action)}
+    answers = {
+        "perfect": sampler.action,
+        "constant": (constant.mode().values if stream == "toy-discrete" else constant.mean(0)).expand_as(
+            sampler.action
+        ),
+    }
     scores = {}
     for name, answer in answers.items():
-        errors = torch.stack([(answer[t] != sampler.action[t]).float() if stream == "toy-discrete" else (answer[t] - sampler.action[t]).square().mean()
-                              for t in held])  # fmt: skip
+        errors = torch.stack(
+            [
+                (answer[t] != sampler.action[t]).float()
+                if stream == "toy-discrete"
+                else (answer[t] - sampler.action[t]).square().mean()
+                for t in held
+            ]
+        )
         made._held_out = lambda *_, errors=errors, **__: [errors.double().numpy()]
         scores[name] = [episode.score for episode in made.cell(lab.method, 1, 0, 1)]
     assert scores["perfect"] == [1.0]
@@ -118,7 +138,8 @@ def test_data_only_episodes_carry_no_success_and_no_return():
 def test_without_holdout_and_simulator_there_is_no_cell():
     lab = Lab(config()).learn(0)
     lab.views.views[0].sampler.starts["holdout"] = replace(
-        lab.views.views[0].sampler.starts["holdout"], **dict.fromkeys(("step", "first", "length"), torch.zeros(0, dtype=torch.int64))
+        lab.views.views[0].sampler.starts["holdout"],
+        **dict.fromkeys(("step", "first", "length"), torch.zeros(0, dtype=torch.int64)),
     )
     assert evaluator(lab, data_only(lab)).cell(lab.method, 1, 0, 2) == []
     assert evaluator(lab).action_error(lab.method, 0) is None
@@ -126,7 +147,10 @@ def test_without_holdout_and_simulator_there_is_no_cell():
 
 def test_more_episodes_than_goals_are_refused():
     lab = Lab(config()).learn(0)
-    with pytest.raises(UsageError, match=r"task corner-1 has 50 final goals, fewer than the 51 episodes asked for; lower evaluation\.episodes"):
+    with pytest.raises(
+        UsageError,
+        match=r"task corner-1 has 50 final goals, fewer than the 51 episodes asked for; lower evaluation\.episodes",
+    ):
         evaluator(lab).cell(lab.method, 1, 0, 51)
 
 
@@ -138,9 +162,13 @@ def test_the_curve_can_be_left_out():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"episodes": 0}, r"evaluation\.episodes is 0; give 1 or more"), ({"slots": 0}, r"evaluation\.slots is 0"), ({"curve": -1}, r"evaluation\.curve is -1"),
-     ({"episodes": 5, "shared": 6}, r"evaluation\.shared is 6 and evaluation\.episodes 5")],
-)  # fmt: skip
+    [
+        ({"episodes": 0}, r"evaluation\.episodes is 0; give 1 or more"),
+        ({"slots": 0}, r"evaluation\.slots is 0"),
+        ({"curve": -1}, r"evaluation\.curve is -1"),
+        ({"episodes": 5, "shared": 6}, r"evaluation\.shared is 6 and evaluation\.episodes 5"),
+    ],
+)
 def test_wrong_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         EvaluationConfig(**options)

@@ -44,7 +44,9 @@ def test_obeys_the_byte_budget_and_shares_it_equally(policy, budget, stream):
 
 def test_budget_below_one_window_per_task_is_named():
     lab = Lab(config("er", memory_bytes=80, steps=1))
-    with pytest.raises(UsageError, match=r"method.memory_bytes is 80, less than one window of \d+ bytes for each of 2 tasks"):
+    with pytest.raises(
+        UsageError, match=r"method.memory_bytes is 80, less than one window of \d+ bytes for each of 2 tasks"
+    ):
         lab.learn(0, 1)
 
 
@@ -104,7 +106,9 @@ def test_a_mixed_batch_equals_its_parts(policy):
     parts = [lab.method.memory.all(task) for task in (0, 1)]
     joined = mix(*parts)[0]
     order = torch.randperm(len(joined), generator=torch.Generator().manual_seed(0))
-    shuffled = type(joined)(**{f.name: getattr(joined, f.name)[order] for f in fields(joined) if f.name != "tasks"}, tasks=joined.tasks)
+    shuffled = type(joined)(
+        **{f.name: getattr(joined, f.name)[order] for f in fields(joined) if f.name != "tasks"}, tasks=joined.tasks
+    )
     with torch.no_grad():
         alone = torch.cat([net.loss(part) for part in parts])
         torch.testing.assert_close(net.loss(shuffled), alone[order], rtol=1e-5, atol=1e-6)
@@ -113,7 +117,7 @@ def test_a_mixed_batch_equals_its_parts(policy):
 def test_without_replay_it_is_finetuning():
     er, plain = Lab(config("er", replay=0.0, clip=0.0)).learn(), Lab(config("finetune", clip=0.0)).learn()
     mine = dict(er.method.policy.named_parameters())
-    shared = {name: p for name, p in plain.method.policy.shared().items()}
+    shared = dict(plain.method.policy.shared())
     assert all(torch.equal(mine[name], p) for name, p in shared.items())
 
 
@@ -121,6 +125,10 @@ def test_replay_ratio_is_kept(monkeypatch):
     lab = Lab(config("er", batch=6, replay=0.5)).learn(0)
     sizes = []
     plain = lab.method.policy.loss
-    monkeypatch.setattr(lab.method.policy, "loss", lambda batch, **rest: sizes.append(torch.bincount(batch.task).tolist()) or plain(batch))
+    monkeypatch.setattr(
+        lab.method.policy,
+        "loss",
+        lambda batch, **rest: sizes.append(torch.bincount(batch.task).tolist()) or plain(batch),
+    )
     lab.learn(1)
     assert set(map(tuple, sizes)) == {(3, 6)}

@@ -15,7 +15,10 @@ def drift(lab, anchor):
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 @pytest.mark.parametrize("merge", ["sum", "online"])
 def test_no_strength_reproduces_finetuning_bit_for_bit(policy, merge):
-    ewc, plain = Lab(config("ewc", policy, strength=0.0, merge=merge)).learn(), Lab(config("finetune", policy)).learn()
+    ewc, plain = (
+        Lab(config("ewc", policy, strength=0.0, merge=merge)).learn(),
+        Lab(config("finetune", policy)).learn(),
+    )
     mine = dict(ewc.method.policy.named_parameters())
     for name, p in plain.method.policy.named_parameters():
         assert torch.equal(mine[name], p), name
@@ -30,7 +33,9 @@ def test_huge_strength_keeps_the_shared_weights_within_the_optimizers_first_step
     important = {name: bound.method.anchor._buffer("importance", name) > 1e-2 for name in anchor}
     free.learn(1)
     bound.learn(1)
-    moved = {name: (p.detach() - anchor[name]).abs()[important[name]] for name, p in bound.method.policy.shared().items()}
+    moved = {
+        name: (p.detach() - anchor[name]).abs()[important[name]] for name, p in bound.method.policy.shared().items()
+    }
     assert max(float(m.max()) for m in moved.values() if m.numel()) < 2.5 * rate
     assert drift(free, anchor) > 10 * rate
 
@@ -45,11 +50,15 @@ def test_penalty_enters_the_training_gradient():
             p.add_(0.01)
     seen = {}
     plain = lab.method.optimizers["policy"].step
-    lab.method.optimizers["policy"].step = lambda: seen.update({n: p.grad.clone() for n, p in lab.method.policy.shared().items()}) or plain()
+    lab.method.optimizers["policy"].step = lambda: (
+        seen.update({n: p.grad.clone() for n, p in lab.method.policy.shared().items()}) or plain()
+    )
     weights = {name: p.detach().clone().requires_grad_() for name, p in lab.method.policy.named_parameters()}
     step = Step(0, 1, "train", 0)
     batch = lab.access(1).current.windows(1, lab.method.config.batch, step)
-    loss = lab.method.policy.loss(batch, weights).mean() + lab.method.anchor.penalty({k: weights[k] for k in lab.method.policy.shared()}, 3.0)
+    loss = lab.method.policy.loss(batch, weights).mean() + lab.method.anchor.penalty(
+        {k: weights[k] for k in lab.method.policy.shared()}, 3.0
+    )
     wanted = torch.autograd.grad(loss, [weights[n] for n in lab.method.policy.shared()])
     train.update(step)
     for name, gradient in zip(lab.method.policy.shared(), wanted, strict=True):
@@ -78,7 +87,10 @@ def test_tasks_of_other_spaces_do_not_stop_the_penalty():
     assert torch.equal(lab.method.policy.encoders["float32-2"].weight, encoder)
 
 
-@pytest.mark.parametrize(("field", "value"), [("strength", -1.0), ("fisher", "exact"), ("merge", "mean"), ("decay", 1.5), ("fisher_batches", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("strength", -1.0), ("fisher", "exact"), ("merge", "mean"), ("decay", 1.5), ("fisher_batches", 0)],
+)
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"{field} is|{field} {value}"):
         config("ewc", **{field: value})

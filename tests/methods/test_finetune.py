@@ -43,7 +43,9 @@ def test_with_one_head_and_one_normaliser_bc_cannot_tell_tasks_apart():
 
 
 def test_single_heads_of_other_spaces_are_separate():
-    lab = Lab(config("finetune", stream="toy-spaces", policy_options={"heads": "single", "normaliser": "first"})).learn()
+    lab = Lab(
+        config("finetune", stream="toy-spaces", policy_options={"heads": "single", "normaliser": "first"})
+    ).learn()
     assert list(lab.method.policy.bank.heads) == ["all-box-2", "all-box-3", "all-box-1"]
 
 

@@ -59,5 +59,7 @@ def test_both_need_past_data(method):
         Lab(config(name), frozenset()).phases(1)
     plain = Lab(config(name)).stream
     strict = Stream("strict", plain.tasks, Protocol(past_data_allowed=False))
-    with pytest.raises(UsageError, match=rf"{method.__name__} needs the datasets of earlier tasks .* the stream strict forbids"):
+    with pytest.raises(
+        UsageError, match=rf"{method.__name__} needs the datasets of earlier tasks .* the stream strict forbids"
+    ):
         grant(method, None, strict)

@@ -29,7 +29,9 @@ def test_no_strength_equals_finetune_bit_for_bit(policy, tmp_path):
     for learned in (1, 2):
         plain = agent(tmp_path / "finetune", learned)
         assert same(agent(tmp_path / "l2", learned), plain)
-        assert same(agent(tmp_path / "strong", learned), plain) == (learned == 1), "nothing pulls before the second task"
+        assert same(agent(tmp_path / "strong", learned), plain) == (learned == 1), (
+            "nothing pulls before the second task"
+        )
     cells = [json.loads((tmp_path / name / "scores.json").read_text())["cells"] for name in ("finetune", "l2")]
     assert cells[0] == cells[1]
 
@@ -73,7 +75,9 @@ def test_training_ends_nearer_to_the_anchor_with_more_strength():
         lab = Lab(config("l2", strength=strength, steps=60)).learn(0)
         before = {name: p.detach().clone() for name, p in lab.method.policy.shared().items()}
         lab.learn(1)
-        gaps.append(sum(float((p.detach() - before[name]).square().sum()) for name, p in lab.method.policy.shared().items()))
+        gaps.append(
+            sum(float((p.detach() - before[name]).square().sum()) for name, p in lab.method.policy.shared().items())
+        )
     assert gaps[0] > 1.5 * gaps[1] > 2 * gaps[2], gaps
 
 

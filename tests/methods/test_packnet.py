@@ -10,8 +10,15 @@ DECAY = {"weight_decay": 0.1, "learning_rate": 0.02}
 
 
 def trained(policy="bc", tasks=3, **options):
-    lab = Lab(config("packnet", policy, stream=options.pop("stream", "toy"), policy_options=options.pop("policy_options", None),
-                     **(DECAY | options)))
+    lab = Lab(
+        config(
+            "packnet",
+            policy,
+            stream=options.pop("stream", "toy"),
+            policy_options=options.pop("policy_options", None),
+            **(DECAY | options),
+        )
+    )
     return lab.learn(*range(tasks))
 
 
@@ -105,7 +112,10 @@ def test_retraining_takes_its_share_of_the_steps():
     assert [(phase.name, phase.steps) for phase in phases] == [("dense", 7), ("retrain", 3)]
 
 
-@pytest.mark.parametrize(("field", "value"), [("share", "half"), ("keep_ratio", 1.0), ("retrain_share", 0.0), ("norms", "none"), ("steps", 1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("share", "half"), ("keep_ratio", 1.0), ("retrain_share", 0.0), ("norms", "none"), ("steps", 1)],
+)
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"method\.{field} is"):
         config("packnet", **{field: value})

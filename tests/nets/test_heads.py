@@ -57,7 +57,9 @@ def test_normaliser_uses_the_statistics_of_each_row():
 def test_a_constant_channel_stays_finite_and_values_far_outside_are_clamped():
     normalizer = Normalizer()
     normalizer.add(0, torch.tensor([5.0, 0.0]), torch.tensor([1.0, 1.0]))
-    out = normalizer(torch.tensor([[[5.0, 0.0]], [[5.5, 1e9]], [[5.0, -1e9]]]), torch.zeros(3, dtype=torch.int64), (0,))
+    out = normalizer(
+        torch.tensor([[[5.0, 0.0]], [[5.5, 1e9]], [[5.0, -1e9]]]), torch.zeros(3, dtype=torch.int64), (0,)
+    )
     assert out.tolist() == [[[0.0, 0.0]], [[0.5, 10.0]], [[0.0, -10.0]]]
 
 

@@ -13,7 +13,7 @@ def block(activation="relu", dropout=0.0):
 
 def plain(net, x):
     """Attention by its formula, one head and one position at a time."""
-    batch, length, width = x.shape
+    _, length, width = x.shape
     q, k, v = net.query_key_value(net.norm_attention(x)).split(width, dim=-1)
     read, size = torch.zeros_like(x), width // net.heads
     for head in range(net.heads):
@@ -38,7 +38,10 @@ def test_states_only_equals_the_middle_tokens_of_the_whole_block():
 
 def test_mask_of_shorter_windows_is_a_corner_of_the_long_one():
     assert torch.equal(state_token_mask(5)[:2, :6], state_token_mask(2))
-    assert state_token_mask(2).tolist() == [[True, True, False, False, False, False], [True, True, True, True, True, False]]
+    assert state_token_mask(2).tolist() == [
+        [True, True, False, False, False, False],
+        [True, True, True, True, True, False],
+    ]
 
 
 def test_dropout_acts_in_training_only():

@@ -25,7 +25,9 @@ def make(name: str, **options: object) -> Policy:
     torch.manual_seed(5)
     if name == "bc":
         return BC(BCConfig(**{"width": 12, "layers": 2, **options})).eval()
-    return DecisionTransformer(DTConfig(**{"width": 12, "layers": 2, "attention_heads": 2, "context": 5, **options})).eval()
+    return DecisionTransformer(
+        DTConfig(**{"width": 12, "layers": 2, "attention_heads": 2, "context": 5, **options})
+    ).eval()
 
 
 def opened(name: str, *specs: Spec, **options: object) -> Policy:
@@ -34,11 +36,17 @@ def opened(name: str, *specs: Spec, **options: object) -> Policy:
     for task, spec in enumerate(specs):
         g = generator(task)
         size = spec.obs.size
-        policy.add_task(task, spec, Stats(torch.randn(size, generator=g), torch.rand(size, generator=g) + 0.5, 2.0 + task, 3.0 + task))
+        policy.add_task(
+            task,
+            spec,
+            Stats(torch.randn(size, generator=g), torch.rand(size, generator=g) + 0.5, 2.0 + task, 3.0 + task),
+        )
     return policy
 
 
-def windows(policy: Policy, spec: Spec, task: int = 0, n: int = 4, length: int | None = None, seed: int = 0) -> Windows:
+def windows(
+    policy: Policy, spec: Spec, task: int = 0, n: int = 4, length: int | None = None, seed: int = 0
+) -> Windows:
     """Random full windows."""
     g, length = generator(seed + 10), length or policy.context
     lead = (n, length)
@@ -51,6 +59,17 @@ def windows(policy: Policy, spec: Spec, task: int = 0, n: int = 4, length: int |
     else:
         action = torch.rand(*lead, spec.action.size, generator=g) * 2 - 1
     flags = torch.zeros(lead, dtype=torch.bool)
-    return Windows(obs=obs, action=action, reward=torch.randn(lead, generator=g), return_to_go=torch.randn(lead, generator=g) * 3,
-                   timestep=torch.arange(length).expand(lead) + 2, terminated=flags, truncated=flags, valid=~flags, last_obs=obs[:, -1],
-                   task=torch.full((n,), task), weight=torch.ones(n), tasks=(task,))  # fmt: skip
+    return Windows(
+        obs=obs,
+        action=action,
+        reward=torch.randn(lead, generator=g),
+        return_to_go=torch.randn(lead, generator=g) * 3,
+        timestep=torch.arange(length).expand(lead) + 2,
+        terminated=flags,
+        truncated=flags,
+        valid=~flags,
+        last_obs=obs[:, -1],
+        task=torch.full((n,), task),
+        weight=torch.ones(n),
+        tasks=(task,),
+    )

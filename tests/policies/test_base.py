@@ -52,7 +52,9 @@ def test_actions_fit_the_bounds(name, kind):
         else:
             assert action.dtype == torch.float32
             assert action.shape == (6, 2)
-            assert ((action >= torch.tensor(spec.action.low)) & (action <= torch.tensor(spec.action.high))).all(), step
+            assert ((action >= torch.tensor(spec.action.low)) & (action <= torch.tensor(spec.action.high))).all(), (
+                step
+            )
 
 
 @both
@@ -134,7 +136,9 @@ def test_an_actor_does_not_change_its_carry(name):
 def test_private_and_shared_divide_the_parameters(name, std):
     policy = opened(name, VECTOR, CHOICE, std=std)
     private = [policy.private(task) for task in (0, 1)]
-    assert set(private[0]) == {"bank.heads.task-0.weight", "bank.heads.task-0.bias"} | ({"log_stds.task-0"} if std == "learned" else set())
+    assert set(private[0]) == {"bank.heads.task-0.weight", "bank.heads.task-0.bias"} | (
+        {"log_stds.task-0"} if std == "learned" else set()
+    )
     assert set(private[1]) == {"bank.heads.task-1.weight", "bank.heads.task-1.bias"}
     names = {n for n, _ in policy.named_parameters()}
     assert set(policy.shared()) == names - set(private[0]) - set(private[1])

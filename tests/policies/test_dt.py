@@ -48,8 +48,11 @@ def untrimmed(policy, batch):
     obs = policy._normalised(batch.obs, batch.task, batch.tasks)
     scale = policy._scales(batch.task, batch.tasks)
     time = policy.embed_time(batch.timestep)
-    steps = [policy.embed_return((batch.return_to_go / scale).unsqueeze(-1)), policy.encoders[spec.obs_key](obs),
-             policy.embed_actions[spec.action_key](batch.action)]  # fmt: skip
+    steps = [
+        policy.embed_return((batch.return_to_go / scale).unsqueeze(-1)),
+        policy.encoders[spec.obs_key](obs),
+        policy.embed_actions[spec.action_key](batch.action),
+    ]
     tokens = [token[:, t] + time[:, t] for t in range(batch.timestep.shape[1]) for token in steps]
     x = policy.norm_in(torch.stack(tokens, 1))
     for block in policy.blocks:
@@ -68,7 +71,9 @@ def test_the_trimmed_last_block_equals_the_whole_computation(kind, layers):
 def test_right_padding_does_not_change_valid_outputs_or_the_loss():
     policy = opened("dt", VECTOR)
     full = windows(policy, VECTOR, length=5)
-    short = replace(full, **{n: getattr(full, n)[:, :3] for n in ("obs", "action", "reward", "return_to_go", "timestep", "valid")})
+    short = replace(
+        full, **{n: getattr(full, n)[:, :3] for n in ("obs", "action", "reward", "return_to_go", "timestep", "valid")}
+    )
     padded = replace(full, valid=torch.arange(5).expand(4, 5) < 3)
     torch.testing.assert_close(policy(padded).output()[:, :3], policy(short).output(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(policy.loss(padded), policy.loss(short), rtol=1e-5, atol=1e-6)
@@ -94,8 +99,14 @@ def test_acting_equals_forward_on_the_logged_window(kind, steps):
         taken.append(action if spec.discrete else (action - low) / (high - low) * 2 - 1)
         first, size = max(0, t + 1 - policy.context), min(t + 1, policy.context)
         seen = torch.stack(taken, 1)[:, first:]
-        window = replace(log, obs=log.obs[:, first : t + 1], action=seen, return_to_go=torch.stack(goals, 1)[:, first:],
-                         timestep=torch.arange(first, t + 1).expand(n, size), valid=torch.ones(n, size, dtype=torch.bool))  # fmt: skip
+        window = replace(
+            log,
+            obs=log.obs[:, first : t + 1],
+            action=seen,
+            return_to_go=torch.stack(goals, 1)[:, first:],
+            timestep=torch.arange(first, t + 1).expand(n, size),
+            valid=torch.ones(n, size, dtype=torch.bool),
+        )
         wanted = policy(window).best()[:, -1]
         torch.testing.assert_close(taken[-1], wanted, rtol=1e-4, atol=1e-5)
 
@@ -141,7 +152,10 @@ def test_dropout_follows_the_global_generator_and_rests_in_eval():
     assert torch.equal(policy.eval()(batch).output(), quiet)
 
 
-@pytest.mark.parametrize(("field", "value"), [("context", 0), ("attention_heads", 5), ("dropout", 1.0), ("activation", "tanh"), ("longest_episode", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("context", 0), ("attention_heads", 5), ("dropout", 1.0), ("activation", "tanh"), ("longest_episode", 0)],
+)
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"policy\.{field}"):
         DTConfig(**{field: value})

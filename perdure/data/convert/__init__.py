@@ -101,7 +101,7 @@ def import_dataset(
     Raises:
         UsageError: one sentence with file, field, value and remedy.
     """
-    path, out = Path(path), Path(out)
+    path, out = Path(path), Path(out).absolute()  # the reading child works in a folder of its own
     safe_name(name, "dataset name")
     format = format or recognise(path)
     format_module(format)
@@ -145,7 +145,7 @@ def export_dataset(dataset: Dataset, path: Path | str, format: str) -> Path:
     Raises:
         UsageError: unknown format, `path` exists, a missing extra, or a disk that refuses.
     """
-    module, path = format_module(format), Path(path)
+    module, path = format_module(format), Path(path).absolute()
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path} exists already; name another path or remove it")
     try:
