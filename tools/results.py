@@ -36,7 +36,8 @@ class Row:
     label: str | None = None
 
     def configs(self) -> list[RunConfig]:
-        return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options) for seed in self.seeds]
+        return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options)
+                for seed in self.seeds]
 
 
 def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[Row]:
@@ -44,8 +45,10 @@ def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[
 
 
 TABLES: dict[str, list[Row]] = {
-    "cwtune-v3-ewc": [Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.01, 0.1, 1.0, 10.0, 100.0)]
-    + rows("cwtune-v3", "independent finetune"),
+    "cwtune-v3-ewc": [
+        *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.01, 0.1, 1.0, 10.0, 100.0)),
+        *rows("cwtune-v3", "independent finetune"),
+    ],
     "cw3-v3": rows("cw3-v3", "independent finetune packnet er joint ewc", seeds=5),
     "cw3b-v3": rows("cw3b-v3", "independent finetune packnet er joint ewc", seeds=5),
     "cw10-v3": rows("cw10-v3", "independent finetune packnet er joint"),

@@ -105,7 +105,9 @@ def mix(*batches: B | list[B]) -> list[B]:
     return [concatenate(group) for group in groups.values()]
 
 
-def average(loss: Callable[..., Tensor], batches: Windows | Transitions | Sequence[Windows | Transitions], **arguments: Any) -> Tensor:
+def average(
+    loss: Callable[..., Tensor], batches: Windows | Transitions | Sequence[Windows | Transitions], **arguments: Any
+) -> Tensor:
     """sum(weight * loss) / sum(weight) over one batch or several; `loss` returns (B,) per sample."""
     parts = [batches] if isinstance(batches, Windows | Transitions) else batches
     if len(parts) == 1:

@@ -51,7 +51,7 @@ class TensorBoardSink:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UsageError("log is 'tensorboard' but TensorBoard is not installed: pip install 'perdure[tensorboard]'") from None
+            raise UsageError("log is 'tensorboard' but it is not installed: pip install 'perdure[tensorboard]'") from None
 
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=position or None)
 

@@ -27,7 +27,7 @@ def seed_everything(seed: int, *place: int | str) -> None:
     """Set the global generators, which dropout and user code read, from the place of the coming update."""
     number = key(seed, "global", *place)
     _seed_torch(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002 - user code may read the legacy generator
+    np.random.seed(number % 2**32)  # user code may read the legacy generator
     random.seed(number)
 
 

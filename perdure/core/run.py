@@ -106,7 +106,7 @@ class Run:
     agent_facts: dict[str, Any]
     """Written into each agent's meta.json: how to build the method again."""
     resume_command: str
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
     log_every: int = 50
     sinks: Callable[[Path, int], list[Any]] = lambda folder, position: []
@@ -243,6 +243,7 @@ class Run:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         self.method.check_health(f"task {self.stream.tasks[self.cursor.task].name}, before an evaluation")
+        self.method.check_health("an evaluation")
         started = time.monotonic()
         self.may_abort = True
         try:
@@ -285,18 +286,18 @@ class Run:
         meta, tensors = found
         saved = ScoreMatrix.from_json(meta["scores"])
         now, then = ({entry["task"]: entry["digest"] for entry in m.data} for m in (self.matrix, saved))
-        if found := first_difference(now, then):
-            raise UsageError(f"the data of {self.stream.name} changed since {self.folder} was begun ({found}); bring the old data"
-                             " back, or choose another --out")
+        if changed := first_difference(now, then):
+            raise UsageError(f"the data of {self.stream.name} changed since {self.folder} was begun ({changed}); bring the old"
+                             " data back, or choose another --out")
         restore(self.method, meta, tensors, self.device)
         self.cursor = Cursor(**meta["cursor"])
         self.matrix = saved
         self.clock.update(meta["clock"])
-        changed = [f"{k} was {meta['fingerprint'].get(k)!r} and is {v!r}" for k, v in self.fingerprint.items()
+        moved = [f"{k} was {meta['fingerprint'].get(k)!r} and is {v!r}" for k, v in self.fingerprint.items()
                    if meta["fingerprint"].get(k) != v]
-        if changed:
+        if moved:
             self.matrix.bit_exact = False
-            self.progress.say(f"resuming under another fingerprint ({'; '.join(changed)}): the result is not bit-exact and is"
+            self.progress.say(f"resuming under another fingerprint ({'; '.join(moved)}): the result is not bit-exact and is"
                               " marked so")
         self.progress.say(f"resuming at task {self.cursor.task + 1} of {len(self.stream)}, step {self.cursor.step} of phase"
                           f" {self.cursor.phase + 1}")

@@ -135,5 +135,6 @@ def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Nee
             raise UsageError(f"{method.__name__} needs {need.value} (Need.{need.name}), which the stream {stream.name} forbids;"
                              " choose another method, or a stream whose protocol allows it")
         if need is Need.TEXT and not all(task.text for task in stream.tasks):
-            raise UsageError(f"{method.__name__} needs {need.value}, which the stream {stream.name} lacks; add `text` to its tasks")
+            raise UsageError(f"{method.__name__} needs {need.value}, which the stream {stream.name} lacks; add `text` to its"
+                             " tasks")
     return needs

@@ -57,7 +57,7 @@ class StreamEvaluator:
     seed: int
     joint: bool
     workers: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     pools: PoolCache = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ of the script that runs its parent, so scripts need no `if __name__ == "__main__
 
 from __future__ import annotations
 
-import gc
 import dataclasses
+import gc
 import importlib
 import json
 import math
