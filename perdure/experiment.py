@@ -282,7 +282,7 @@ class Experiment:
         stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
         method = make_method(config)
         needs = grant(type(method), method.config, stream) | self._uses_task_id(stream)
-        views = Views(stream, self.device)
+        views = Views(stream, self.device, method.config.sampling)
         device = torch.device(self.device)
 
         def access(index: int) -> Access:

@@ -212,4 +212,4 @@ def folder_digests(folder: Path) -> dict[str, str]:
 
 def global_random_state() -> tuple[bytes, bytes]:
     """Of torch's and numpy's global generators."""
-    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()  # noqa: NPY002 - the legacy generator is meant
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()

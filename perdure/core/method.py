@@ -84,6 +84,8 @@ class MethodConfig:
     """Decoupled, of AdamW."""
     clip: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
+    sampling: Literal["steps", "episodes"] = "steps"
+    """Windows start uniformly over steps (long episodes count more) or uniformly over episodes."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "learning_rate"):
@@ -92,6 +94,8 @@ class MethodConfig:
         for name in ("weight_decay", "clip"):
             if not self.__dict__[name] >= 0:
                 raise UsageError(f"method.{name} is {self.__dict__[name]}; give 0 or a number above 0")
+        if self.sampling not in ("steps", "episodes"):
+            raise UsageError(f"method.sampling is {self.sampling!r}; use steps or episodes")
 
 
 class Method(nn.Module):

@@ -146,7 +146,7 @@ def observations(task: Any) -> torch.Tensor:
 def resumes_exactly(made: Record, resumed: dict[str, dict[str, str]]) -> None:
     """Cut at every moment and resumed in a new process: the same scores, logs and agents, bit for bit."""
     wanted = folder_digests(made.folder)
-    assert len(made.snapshots) >= 4
+    assert len(made.snapshots) >= 3
     for moment, folder in made.snapshots.items():
         assert resumed[str(folder)] == wanted, f"resumed after a kill in: {moment}"
 
@@ -232,7 +232,7 @@ def other_phases_change_nothing(settings: RunConfig, weights: str) -> None:
             access.current.windows(2, 4, step)
             access.current.transitions(3, step)
             lab.method.copy()
-            np.random.rand(3)  # noqa: NPY002 - the legacy global generator is meant
+            np.random.rand(3)
             return {
                 "noise": torch.rand(3).sum() + random.random() + torch.rand(2, generator=step.generator("own")).sum()
             }

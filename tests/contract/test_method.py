@@ -21,11 +21,17 @@ every_run = pytest.mark.parametrize("case", RUNS, ids="-".join)
 
 
 def settings_of(case):
+    """Small enough for a run in a third of a second; evaluation takes most of it, so one method alone has a curve."""
     method, policy, stream = case
     sizes = {"steps": 3, "batch": 4} if stream == "toy-pixels" else {}
-    if policy == "bc":
-        return config(method, policy, stream, **sizes)
-    return config(method, policy, stream, tasks=2, evaluation={"curve": 0}, **sizes)
+    return config(
+        method,
+        policy,
+        stream,
+        tasks=3 if policy == "bc" else 2,
+        evaluation={"curve": int(method == "packnet")},
+        **sizes,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +118,7 @@ def test_every_check_is_used():
         for name, value in vars(checks).items()
         if callable(value) and getattr(value, "__module__", "") == checks.__name__
     ]
-    used = {"Record", "_Snapshots", "moments", "observations", "fits", "load_agent"}
+    used = {"Record", "_Snapshots", "moments", "observations", "fits", "load_agent", "thorough"}
     assert not [name for name in named if f"checks.{name}(" not in text and name not in used]
 
 

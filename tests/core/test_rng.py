@@ -53,7 +53,7 @@ def test_keys_are_63_bits_and_stay_what_they_are():
 
 def test_seed_everything_sets_all_three_global_generators():
     def drawn():
-        return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()  # noqa: NPY002 - the legacy generator is meant
+        return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
 
     seed_everything(0, 1, "train", 5)
     first = drawn()
