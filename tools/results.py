@@ -46,7 +46,7 @@ def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[
 
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
-        *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.01, 0.1, 1.0, 10.0, 100.0)),
+        *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.001, 0.01, 0.1, 1.0, 10.0)),
         *rows("cwtune-v3", "independent finetune"),
     ],
     "cw3-v3": rows("cw3-v3", "independent finetune packnet er joint ewc", seeds=5),

@@ -22,6 +22,9 @@ from perdure.core.policy import ActionDist, Policy
 
 Kind = Literal["expected", "empirical"]
 
+CHUNK = 32
+"""Samples whose gradients are held at once by `per_sample`: a copy of the weights for each."""
+
 
 def fisher_diagonal(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator,
                     kind: Kind = "expected") -> dict[str, Tensor]:
@@ -92,7 +95,11 @@ def per_sample(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor],
         one = replace(batch, **rows)
         return (functional_call(policy, weights, (one,)).output() * cotangent.unsqueeze(0)).sum()
 
-    tensors = [batch.__dict__[name] for name in names]
+    tensors = [root, *(batch.__dict__[name] for name in names)]
+    gradients = vmap(grad(scalar), in_dims=(None, *(0 for _ in tensors)))
+    total = {name: torch.zeros_like(value) for name, value in values.items()}
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no batching rule for vmap
-        per = vmap(grad(scalar), in_dims=(None, 0) + (0,) * len(tensors))(values, root, *tensors)
-    return {name: value.detach().square().mean(0) for name, value in per.items()}
+        for rows in zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True):
+            for name, value in gradients(values, *rows).items():
+                total[name] += value.detach().square().sum(0)
+    return {name: value / len(batch) for name, value in total.items()}
