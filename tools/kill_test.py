@@ -62,6 +62,7 @@ def traced(trace: Path, arguments: list[str]) -> int:
         return wrapped
 
     from perdure.core.run import Run
+    from perdure.evaluate.evaluator import StreamEvaluator
     from perdure.experiment import Experiment
 
     Run.execute = inside(lambda run: "between phases", Run.execute)
@@ -71,6 +72,7 @@ def traced(trace: Path, arguments: list[str]) -> int:
     Run._save = inside(lambda run: "save", Run._save)
     Run._publish = inside(lambda run, learned: "publishing", Run._publish)
     Run._finish = inside(lambda run: "finishing", Run._finish)
+    StreamEvaluator.close = inside(lambda evaluator: "closing", StreamEvaluator.close)
     Experiment.execute = inside(lambda experiment: "loading", Experiment.execute)
     from perdure.cli import main as perdure
 
@@ -102,7 +104,7 @@ class Trial:
     places: list[str] = field(default_factory=list)
     """In which the undisturbed run was, in their order."""
     seconds: float = 0.0
-    """From the end of the imports to the end."""
+    """From the end of the imports to the writing of scores.json."""
     kills: list[Kill] = field(default_factory=list)
 
     def start(self, folder: Path, trace: Path | None = None) -> subprocess.Popen[str]:
@@ -132,11 +134,14 @@ class Trial:
         """The undisturbed run: its result, its places and its duration after imports."""
         trace = self.work / "clean.trace"
         process = self.start(self.work / "clean", trace)
-        while process.poll() is None and not lines(trace):
+        started = ended = time.monotonic()
+        while process.poll() is None:
+            seen = lines(trace)
+            started = time.monotonic() if not seen else started
+            ended = time.monotonic() if "finishing" not in seen else ended
             time.sleep(POLL)
-        started = time.monotonic()
         said, _ = process.communicate(timeout=PATIENCE)
-        self.seconds = time.monotonic() - started
+        self.seconds = ended - started
         if process.returncode:
             raise SystemExit(f"the undisturbed run ended with exit code {process.returncode}:\n{said}")
         self.places = list(dict.fromkeys(lines(trace)))

@@ -187,6 +187,23 @@ def test_nan_stops_before_a_checkpoint_holds_it(saving, tmp_path):
     assert execute(config(), tmp_path / "run").complete, "the last checkpoint is still good"
 
 
+def test_an_infinite_loss_that_leaves_finite_weights_is_not_saved_either(tmp_path):
+    """Every tensor is finite: only the loss says that something is wrong."""
+
+    def change(method):
+        here = []
+        watch(method, lambda *place: here.append(place))
+        plain = method.policy.loss
+        method.policy.loss = lambda batch, **rest: (
+            plain(batch, **rest) + (float("inf") if here[-1] == (1, "train", 3) else 0.0)
+        )
+
+    with pytest.raises(GuardError, match="became NaN or infinite at task 1, before saving"), saving_every_step():
+        execute(config(evaluation={"curve": 0}), tmp_path / "run", change=change)
+    meta, _ = Generations(tmp_path / "run" / "resume").newest(print)
+    assert (meta["cursor"]["task"], meta["cursor"]["step"]) == (1, 3), "the state before the bad update"
+
+
 @pytest.mark.parametrize(("policy", "stream"), [("bc", "toy"), ("dt", "toy"), ("bc", "toy-discrete")])
 def test_a_huge_learning_rate_is_stopped(policy, stream, tmp_path):
     settings = config("finetune", policy, stream, learning_rate=1e30, steps=60, clip=0.0)
@@ -246,6 +263,15 @@ def test_a_damaged_newest_checkpoint_falls_back_and_ends_alike(tmp_path, whole):
     execute(config("er"), tmp_path / "run", progress=progress)
     assert "is damaged" in progress.said[0]
     assert progress.said[1].startswith("resuming at task 3 of 3, step")
+    assert folder_digests(tmp_path / "run") == whole(config("er"))
+
+
+def test_log_rows_beyond_the_checkpoint_are_cut(tmp_path, whole):
+    with pytest.raises(Interrupted):
+        execute(config("er"), tmp_path / "run", change=stop_at(1, "train", 3))
+    with open(tmp_path / "run" / "metrics.jsonl", "ab") as log:
+        log.write(b'{"task": 1, "phase": "train", "step": 8, "fit": 0.5}\n{"task": 1, "pha')
+    execute(config("er"), tmp_path / "run")
     assert folder_digests(tmp_path / "run") == whole(config("er"))
 
 
