@@ -305,10 +305,14 @@ class Experiment:
             self._record(run, time.time() - started)
 
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
-        """Per-task heads or normalisers use the task id, whatever the method declares."""
+        """Per-task heads, normalisers or return targets use the task id, whatever the method declares."""
         policy = self.config.policy_config
-        if "task" not in (policy.get("heads"), policy.get("normaliser")):
+        conditioned = find(self.config.policy, POLICIES, "policy").return_conditioned
+        if not conditioned and "task" not in (policy.get("heads"), policy.get("normaliser")):
             return frozenset()
+        if conditioned and not stream.protocol.task_id_at_test:
+            raise UsageError(f"policy is '{self.config.policy}', which is asked for each task's own return, but the stream"
+                             f" {stream.name} forbids {Need.TASK_ID.value}; use --policy bc")
         if not stream.protocol.task_id_at_test:
             raise UsageError(f"policy.heads is '{policy['heads']}' and policy.normaliser '{policy['normaliser']}', but the stream"
                              f" {stream.name} forbids {Need.TASK_ID.value}; use --policy.heads single --policy.normaliser first")

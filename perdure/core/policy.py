@@ -126,6 +126,8 @@ class Policy(nn.Module, ABC):
     Config: ClassVar[type]
     context: int
     """Steps of history that the policy looks at."""
+    return_conditioned: ClassVar[bool] = False
+    """The actor is asked for a task's own return, which is a use of the task id."""
     once_per_sample: ClassVar[bool] = False
     """Every layer reads each sample once and is linear or a layer norm: importances then have an exact short form."""
 

@@ -62,6 +62,7 @@ class DecisionTransformer(TrunkPolicy):
     """Return-conditioned sequence policy."""
 
     Config = DTConfig
+    return_conditioned = True
     PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {"policy": {}, "training": {"steps": 5000, "batch": 32, "learning_rate": 1e-3, "clip": 0.25}},
         "paper": {
