@@ -91,7 +91,7 @@ def write(table: str) -> None:
             if (kept / "scores.json").exists():
                 folders.append(kept)
                 if row.label:
-                    labels[str(kept)] = f"{row.method}, {row.label}"
+                    labels[str(kept)] = row.label
     if not folders:
         raise SystemExit(f"no finished run of {table} yet")
     report = write_report(folders, Path("runs") / "tables" / table, labels=labels, title=table)
