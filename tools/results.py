@@ -16,11 +16,14 @@ from typing import Any
 
 from perdure.api import execute
 from perdure.core.errors import UsageError
+from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
+from perdure.core.metrics import measure
 from perdure.experiment import RunConfig, resolve
 from perdure.report.write import write_report
 
 RESULTS = Path("docs/results")
+REPRODUCTION = Path("docs/reproduction.md")
 KEPT = ("config.json", "environment.json", "scores.json")
 
 
@@ -100,6 +103,35 @@ def write(table: str) -> None:
     print(f"{target / 'table.md'} from {len(folders)} runs; the page is {report.page}")
 
 
+def fill_reproduction() -> None:
+    """Write every kept result into the rows of docs/reproduction.md: mean performance and forgetting, seeds, config hash."""
+    kept: dict[tuple[str, str], list[ScoreMatrix]] = {}
+    for path in sorted(RESULTS.glob("*/runs/*/scores.json")):
+        table, matrix = path.parts[-4], ScoreMatrix.load(path)
+        label = matrix.method if matrix.policy == "bc" else f"{matrix.method}, `{matrix.policy}`"
+        kept.setdefault((table.removesuffix("-dt"), label), []).append(matrix)
+    section, lines = "", []
+    for line in REPRODUCTION.read_text().splitlines():
+        if line.startswith("### "):
+            section = line.split()[1]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 7 and (section, cells[0]) in kept:
+            line = f"| {cells[0]} | {cells[1]} | {' | '.join(_ours(kept[section, cells[0]]))} |"
+        lines.append(line)
+    write_atomic(REPRODUCTION, ("\n".join(lines) + "\n").encode())
+
+
+def _ours(matrices: list[ScoreMatrix]) -> list[str]:
+    """Performance, forgetting, seeds, config hash and status of one row."""
+    values = []
+    for name in ("average_performance", "forgetting"):
+        metrics = [measure(matrix)[name].value for matrix in matrices]
+        known = [x for x in metrics if x is not None]
+        values.append(f"{sum(known) / len(known):.3f}" if len(known) == len(matrices) else "not defined")
+    seeds = ", ".join(str(matrix.seed) for matrix in sorted(matrices, key=lambda m: m.seed))
+    return [*values, seeds, ", ".join(sorted({f"`{matrix.config_hash}`" for matrix in matrices})), "measured"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
@@ -109,6 +141,7 @@ def main() -> None:
         if not arguments.write:
             work(table)
         write(table)
+    fill_reproduction()
 
 
 if __name__ == "__main__":
