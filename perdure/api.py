@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from perdure.core.checkpoint import read_folder
-from perdure.core.errors import UsageError, nearest
+from perdure.core.errors import GuardError, UsageError, nearest
 from perdure.core.log import Sink
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import Metric, measure
@@ -27,6 +27,9 @@ from perdure.progress import Quiet, Terminal
 from perdure.streams import load_stream, outline
 
 __all__ = ["Agent", "Episode", "Result", "execute", "load_agent", "load_stream", "plan", "run"]
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "Storage size calculation overflowed")
+"""What torch says in a plain RuntimeError when memory runs out, or could never be enough."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +227,9 @@ def execute(
     resume_command: str = "",
 ) -> Result:
     """Run a resolved config in a folder; the command line and `run` both end here."""
-    for name, value, least in (("workers", workers, 0), ("threads", threads, 1)):
-        if type(value) is not int or not least <= value <= 1024:
-            raise UsageError(f"{name} is {value!r}; give a whole number from {least} to 1024")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"device is '{device}' but torch sees no GPU here; use --device cpu, see `perdure doctor`")
+    check_machine(workers, threads, device)
     label = f"{config.method} seed {config.seed}"
-    with _threads(threads):
+    with _threads(threads), enough_memory(config):
         if quiet:
             experiment = Experiment(config, folder, Quiet(), workers, device, log, stream, resume_command)
             return Result(folder, experiment.execute(), config)
@@ -239,6 +238,36 @@ def execute(
         with Terminal(label, names, int(config.method_config["steps"]), joint) as progress:
             experiment = Experiment(config, folder, progress, workers, device, log, stream, resume_command)
             return Result(folder, experiment.execute(), config)
+
+
+def check_machine(workers: int, threads: int, device: str) -> None:
+    """Refuse numbers of processes and threads that cannot be meant, and a device that is not there.
+
+    Raises:
+        UsageError: names the argument, its value and what would be right.
+    """
+    for name, value, least in (("workers", workers, 0), ("threads", threads, 1)):
+        if type(value) is not int or not least <= value <= 1024:
+            raise UsageError(f"{name} is {value!r}; give a whole number from {least} to 1024")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UsageError(f"device is '{device}' but torch sees no GPU here; use --device cpu, see `perdure doctor`")
+
+
+@contextmanager
+def enough_memory(config: RunConfig) -> Iterator[None]:
+    """Turn what torch and Python raise when memory runs out into one sentence.
+
+    Raises:
+        GuardError: names the batch and the width, which decide most of the memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:
+        if not isinstance(problem, MemoryError) and not any(part in str(problem) for part in OUT_OF_MEMORY):
+            raise
+        sizes = f"method.batch {config.method_config['batch']} and policy.width {config.policy_config['width']}"
+        raise GuardError(f"the memory of this machine is not enough for {config.method} on {config.stream} with {sizes}; give a"
+                         " smaller --method.batch or --policy.width") from None
 
 
 @contextmanager

@@ -157,8 +157,17 @@ def fingerprint(device: str) -> dict[str, Any]:
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     if device != "cpu":
         cpu = f"{cpu}; {torch.cuda.get_device_name(device)}"
-    return {"machine": cpu, "python": platform.python_version(), "torch": torch.__version__, "perdure": __version__,
+    return {"machine": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), **versions(),
             "threads": torch.get_num_threads(), "device": device}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a result."""
+    found = {"python": platform.python_version(), "perdure": __version__}
+    for name in ("torch", "numpy", "safetensors", "gymnasium", "mujoco", "metaworld"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager
@@ -302,7 +311,8 @@ class Experiment:
             return run.execute()
         finally:
             evaluator.close()
-            self._record(run, time.time() - started)
+            with contextlib.suppress(OSError):  # the reason why the run ended must not be hidden by this one
+                self._record(run, time.time() - started)
 
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
         """Per-task heads, normalisers or return targets use the task id, whatever the method declares."""
@@ -340,14 +350,9 @@ class Experiment:
     def _record(self, run: Run, seconds: float) -> None:
         path = self.folder / "environment.json"
         before = read_json(path) if path.exists() else {}
-        packages = ("torch", "numpy", "safetensors", "gymnasium", "mujoco", "metaworld")
-        versions = {"python": platform.python_version(), "perdure": __version__}
-        for name in packages:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                versions[name] = metadata.version(name)
         memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
         write_json(path, {
-            "versions": versions, "fingerprint": run.fingerprint, "host": socket.gethostname(),
+            "versions": versions(), "fingerprint": run.fingerprint, "host": socket.gethostname(),
             **{name: round(value, 2) for name, value in run.clock.items()},
             "wall_seconds": round(before.get("wall_seconds", 0.0) + seconds, 2),
             "starts": before.get("starts", 0) + 1,

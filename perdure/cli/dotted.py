@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
-from perdure.core.errors import UsageError, nearest
+from perdure.core.errors import UsageError
 
 GROUPS = ("method", "policy", "stream", "evaluation")
 """Configs whose fields are options `--group.field VALUE`."""
@@ -27,7 +29,7 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]
             rest.append(word)
             continue
         if group not in GROUPS:
-            raise UsageError(f"unknown option {name}{nearest(group, GROUPS)}; the groups are {', '.join(GROUPS)}")
+            raise UsageError(f"unknown option {name}{_meant(group, field)}; the groups are {', '.join(GROUPS)}")
         field = field.replace("-", "_")
         if field in found[group]:
             raise UsageError(f"{name} is given twice; give it once")
@@ -37,3 +39,17 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]
             value = words.pop(0)
         found[group][field] = value
     return rest, found
+
+
+def closest(word: str, options: Iterable[str]) -> str:
+    """`; did you mean '--method.steps'?` for the option whose last part is closest to that of `word`, or an empty string."""
+    last = {option.lstrip("-").rpartition(".")[2].replace("_", "-"): option for option in reversed(list(options))}
+    asked = word.lstrip("-").rpartition(".")[2].replace("_", "-")
+    found = difflib.get_close_matches(asked, last, n=1, cutoff=0.5)
+    return f"; did you mean '{last[found[0]]}'?" if found else ""
+
+
+def _meant(group: str, field: str) -> str:
+    """`; did you mean '--method.steps'?` for a mistyped group."""
+    found = difflib.get_close_matches(group, GROUPS, n=1, cutoff=0.5)
+    return f"; did you mean '--{found[0]}.{field}'?" if found else ""

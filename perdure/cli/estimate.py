@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
+from perdure.api import check_machine
 from perdure.cli.trial import measure, seconds_per_step
 from perdure.core.config import build
-from perdure.core.errors import UsageError
 from perdure.core.task import Stream
 from perdure.core.words import duration, size
 from perdure.evaluate.evaluator import EvaluationConfig
@@ -28,10 +28,9 @@ def estimate(config: RunConfig, runs: int, workers: int, threads: int, device: s
     """What `runs` runs of a config are expected to cost, in words.
 
     Raises:
-        UsageError: the stream forbids what the method needs, or `device` is not there.
+        UsageError: the stream forbids what the method needs, or what `check_machine` refuses.
     """
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"device is '{device}' but torch sees no GPU here; use --device cpu, see `perdure doctor`")
+    check_machine(workers, threads, device)
     torch.set_num_threads(threads)
     tasks = outline(config.stream, config.stream_options)
     missing = {task.folder: task for task in tasks if not task.present}

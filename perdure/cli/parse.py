@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import io
 import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_args, get_origin
 
 import tyro
 
 from perdure.core.config import convert, field_types
-from perdure.core.errors import UsageError, nearest
+from perdure.cli.dotted import closest
+from perdure.core.errors import UsageError
 
 A = TypeVar("A")
 
@@ -26,18 +28,19 @@ def asks_for_help(argv: list[str]) -> bool:
     return "-h" in argv or "--help" in argv
 
 
-def parse(cls: type[A], argv: list[str], verb: str, example: str) -> A:
+def parse(cls: type[A], argv: list[str], verb: str, example: str, elsewhere: Callable[[], Iterable[str]] = tuple) -> A:
     """The options in `argv`.
 
     Args:
         cls: frozen dataclass; its docstring and those of its fields become the help.
         verb: what was typed before `argv`, such as "run".
         example: a command, for the sentence about missing arguments.
+        elsewhere: options that the verb takes beside those of `cls`, which an unknown one may be meant for.
 
     Raises:
         UsageError: unknown option, missing or superfluous word, or a value of the wrong type.
     """
-    words, options = _sorted(cls, argv, verb, example)
+    words, options = _sorted(cls, argv, verb, example, elsewhere)
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -60,7 +63,9 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def _sorted(cls: Any, argv: list[str], verb: str, example: str) -> tuple[list[str], list[str]]:
+def _sorted(
+    cls: Any, argv: list[str], verb: str, example: str, elsewhere: Callable[[], Iterable[str]]
+) -> tuple[list[str], list[str]]:
     """The positional words, and the options with their values, all checked."""
     kinds = field_types(cls)
     options = {flag(f.name): kinds[f.name] for f in fields(cls) if f.default is not MISSING}
@@ -71,17 +76,19 @@ def _sorted(cls: Any, argv: list[str], verb: str, example: str) -> tuple[list[st
     while rest:
         word = rest.pop(0)
         if not _is_option(word):
+            if not word:
+                raise UsageError(f"perdure {verb} got an empty word; example: {example}")
             words.append(word)
             continue
         name, has_value, value = word.partition("=")
         name = name.replace("_", "-")
         if name not in options:
-            raise UsageError(f"unknown option {name}{nearest(name, options) or '; known: ' + ', '.join(options)}")
+            hint = closest(name, [*options, *elsewhere()]) or "; known: " + ", ".join(options)
+            raise UsageError(f"unknown option {name}{hint}")
         if name in given:
             raise UsageError(f"{name} is given twice; give it once")
         values = [value] if has_value else _values(rest, options[name])
-        _check(name, values, options[name])
-        given += [name, *values]
+        given += [name, *_checked(name, values, options[name])]
     _count(positional, words, verb, example)
     return words, given
 
@@ -101,15 +108,19 @@ def _values(rest: list[str], kind: Any) -> list[str]:
     return taken
 
 
-def _check(name: str, values: list[str], kind: Any) -> None:
+def _checked(name: str, values: list[str], kind: Any) -> list[str]:
+    """The values as tyro reads them: a whole number such as 1e3 in digits."""
     if kind is bool:
         if values:
             raise UsageError(f"{name} is '{values[0]}', but it takes no value; give {name} alone or leave it out")
-        return
+        return values
     if not values:
         raise UsageError(f"{name} has no value; give one after it")
-    for value in values:
-        convert(value, get_args(kind)[0] if get_origin(kind) is tuple else kind, name)
+    if "" in values:
+        raise UsageError(f"{name} is empty; give a value after it, or leave it out")
+    item = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    read = [convert(value, item, name) for value in values]
+    return [str(number) for number in read] if item is int else values
 
 
 def _count(positional: dict[str, Any], words: list[str], verb: str, example: str) -> None:

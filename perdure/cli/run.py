@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from perdure import __version__
-from perdure.cli.dotted import GROUPS, split_dotted
+from perdure.cli.dotted import GROUPS, closest, split_dotted
 from perdure.cli.fields import option_rows
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import described, print_json
+from perdure.core.config import field_types
 from perdure.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
     rest, dotted = split_dotted(argv)
     if asks_for_help(rest):
         return _help([word for word in rest if word not in ("-h", "--help")], dotted)
-    options = parse(Options, rest, "run", EXAMPLES[0])
+    options = parse(Options, rest, "run", EXAMPLES[0], lambda: _elsewhere(rest))
     configs = _configs(options, dotted, rest)
     if options.show:
         shown = [asdict(config) | {"hash": config.hash, "perdure": __version__} for config in configs]
@@ -75,9 +76,11 @@ def main(argv: list[str]) -> int:
         return 0
     folders = [_folder(options, config) for config in configs]
     if options.dry_run:
+        from perdure.api import enough_memory
         from perdure.cli.estimate import estimate
 
-        print(estimate(configs[0], len(configs), options.workers, options.threads, options.device))
+        with enough_memory(configs[0]):
+            print(estimate(configs[0], len(configs), options.workers, options.threads, options.device))
         return 0
     _execute(options, configs, folders, shlex.join(["perdure", "run", *argv]))
     return 0
@@ -105,9 +108,38 @@ def _resolved(options: Options, dotted: dict[str, dict[str, Any]], seed: int) ->
     from perdure.experiment import resolve
 
     method, stream = options.names
+    known = _dotted(method, options.policy, stream)
+    for group, values in dotted.items():
+        mine = [f"--{group}.{field}" for field in field_types(known[group])]
+        for option in (f"--{group}.{field}" for field in values):
+            if option not in mine:
+                raise UsageError(f"unknown option {option}{closest(option, mine) or '; known: ' + ', '.join(mine)}")
     return resolve(method, stream, policy=options.policy, profile=options.profile, seed=seed, precision=options.precision,
                    method_options=dotted["method"], policy_options=dotted["policy"], stream_options_=dotted["stream"],
                    evaluation=dotted["evaluation"])
+
+
+def _dotted(method: str, policy: str, stream: str) -> dict[str, type]:
+    """Group of the options `--group.field` -> the dataclass whose fields they set."""
+    from perdure.evaluate.evaluator import EvaluationConfig
+    from perdure.experiment import find
+    from perdure.methods import METHODS
+    from perdure.policies import POLICIES
+    from perdure.streams import benchmark
+
+    found = (find(method, METHODS, "method").Config, find(policy, POLICIES, "policy").Config, benchmark(stream).Options)
+    return dict(zip(GROUPS, (*found, EvaluationConfig), strict=True))
+
+
+def _elsewhere(words: list[str]) -> list[str]:
+    """Every `--group.field` of the method, policy and stream that the words name; where they name none, of a plain one."""
+    from perdure.benchmarks import STREAMS
+    from perdure.methods import METHODS
+    from perdure.policies import POLICIES
+
+    named = [next((word for word in words if word in table), plain)
+             for table, plain in ((METHODS, "finetune"), (POLICIES, "bc"), (STREAMS, "toy"))]
+    return [f"--{group}.{field}" for group, cls in _dotted(*named).items() for field in field_types(cls)]
 
 
 def _folder(options: Options, config: RunConfig) -> Path:
@@ -149,20 +181,11 @@ def _help(words: list[str], dotted: dict[str, dict[str, Any]]) -> int:
         print("\n`perdure run METHOD STREAM --help` adds the options --method.FIELD, --policy.FIELD, --stream.FIELD and"
               "\n--evaluation.FIELD with the values that this method, policy, profile and stream use.")
         return 0
-    from perdure.evaluate.evaluator import EvaluationConfig
-    from perdure.experiment import find
-    from perdure.methods import METHODS
-    from perdure.policies import POLICIES
-    from perdure.streams import benchmark
-
     config = _resolved(options, dotted, options.seed[0])
-    shown: list[tuple[str, type, dict[str, Any]]] = [
-        (f"method {config.method}", find(config.method, METHODS, "method").Config, config.method_config),
-        (f"policy {config.policy}", find(config.policy, POLICIES, "policy").Config, config.policy_config),
-        (f"stream {config.stream}", benchmark(config.stream).Options, config.stream_options),
-        ("evaluation", EvaluationConfig, config.evaluation),
-    ]
-    for (title, cls, values), group in zip(shown, GROUPS, strict=True):
-        print(f"\n{title}, with the values of the {config.profile} profile:")
-        print(described(option_rows(cls, group, values)))
+    values = {"method": config.method_config, "policy": config.policy_config, "stream": config.stream_options,
+              "evaluation": config.evaluation}
+    names = {"method": config.method, "policy": config.policy, "stream": config.stream, "evaluation": ""}
+    for group, cls in _dotted(config.method, config.policy, config.stream).items():
+        print(f"\n{f'{group} {names[group]}'.rstrip()}, with the values of the {config.profile} profile:")
+        print(described(option_rows(cls, group, values[group])))
     return 0

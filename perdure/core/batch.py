@@ -47,6 +47,8 @@ class Windows:
     """(B,) float32, default 1."""
     tasks: tuple[int, ...]
     """The tasks that occur in `task`, known without reading the tensor (a read would stall a GPU)."""
+    spaces: str = ""
+    """Observation and action space; batches are joined only if it is the same."""
 
     def __len__(self) -> int:
         return self.task.shape[0]
@@ -72,6 +74,8 @@ class Transitions:
     """(B,) float32."""
     tasks: tuple[int, ...]
     """The tasks that occur in `task`."""
+    spaces: str = ""
+    """Observation and action space; batches are joined only if it is the same."""
 
     def __len__(self) -> int:
         return self.task.shape[0]
@@ -85,14 +89,14 @@ def map_fields(batch: B, change: Callable[[Tensor], Tensor]) -> B:
 
 def tensor_fields(batch: Windows | Transitions) -> list[str]:
     """Names of the tensor fields of a batch, in order."""
-    return [f.name for f in fields(batch) if f.name != "tasks"]
+    return [f.name for f in fields(batch) if f.name not in ("tasks", "spaces")]
 
 
 def concatenate(batches: Sequence[B]) -> B:
     """One batch from several with the same spaces."""
     if len(batches) == 1:
         return batches[0]
-    joined = {name: torch.cat([b.__dict__[name] for b in batches]) for name in tensor_fields(batches[0])}
+    joined: dict[str, Any] = {name: torch.cat([b.__dict__[name] for b in batches]) for name in tensor_fields(batches[0])}
     return replace(batches[0], **joined, tasks=tuple(sorted({t for b in batches for t in b.tasks})))
 
 
@@ -101,7 +105,7 @@ def mix(*batches: B | list[B]) -> list[B]:
     groups: dict[tuple, list[B]] = {}
     for item in batches:
         for batch in item if isinstance(item, list) else [item]:
-            groups.setdefault((batch.obs.shape[1:], batch.obs.dtype, batch.action.shape[1:]), []).append(batch)
+            groups.setdefault((batch.spaces, batch.obs.shape[1:], batch.action.shape[1:]), []).append(batch)
     return [concatenate(group) for group in groups.values()]
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perdure import __version__
-from perdure.core.errors import GuardError, UsageError
+from perdure.core.errors import GuardError, Unreadable, UsageError
 from perdure.core.files import current_umask, json_bytes, read_json, sha256, sync_folder
 
 FORMAT = 1
@@ -100,10 +100,13 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
         path = folder / name
         if Path(name).name != name or not name.endswith(".safetensors") or not path.is_file():
             raise UsageError(f"{path} is missing; restore the folder from a copy")
-        if sha256(path) != digest:
-            raise UsageError(f"{path} is damaged (its digest differs from meta.json); restore it from a copy or an earlier one")
         try:
+            if sha256(path) != digest:
+                raise UsageError(f"{path} is damaged (its digest differs from meta.json); restore it from a copy or an earlier"
+                                 " one")
             groups[path.stem] = load_file(path)
+        except OSError as problem:
+            raise Unreadable(f"{path} cannot be read ({problem.strerror}); check the path and its permissions") from None
         except SafetensorError as problem:
             raise UsageError(f"{path} is damaged ({problem}); restore it from a copy or an earlier one") from None
     return meta, groups
@@ -129,22 +132,32 @@ class Generations:
         verify(path)
         for old in self.numbers()[:-KEEP]:
             shutil.rmtree(self.folder / f"{old:08d}")
+        for damaged in self.folder.glob(".*.damaged"):
+            shutil.rmtree(damaged, ignore_errors=True)
         return number
 
     def newest(self, complain: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-        """The newest generation that verifies, or None; each damaged one is named to `complain` and set aside."""
+        """The newest generation that verifies, or None; each damaged one is named to `complain` and set aside, to be removed
+        once a newer one is written.
+
+        Raises:
+            Unreadable: the system would not read a file, which is no proof of damage.
+            UsageError: written by a newer version.
+        """
         for stale in self.folder.glob(".*.staging") if self.folder.is_dir() else ():
             shutil.rmtree(stale, ignore_errors=True)
         for number in reversed(self.numbers()):
             path = self.folder / f"{number:08d}"
             try:
                 return read_folder(path)
+            except Unreadable:
+                raise
             except UsageError as problem:
                 if "checkpoint format" in str(problem):
                     raise
                 older = "the checkpoint before it" if number != self.numbers()[0] else "the beginning: no earlier one is left"
                 complain(f"{problem}; falling back to {older}")
-                shutil.rmtree(path)
+                path.rename(self.folder / f".{path.name}.damaged")
         return None
 
 

@@ -64,9 +64,11 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 def _number(value: Any, kind: type, where: str) -> int | float:
     what = "a whole number" if kind is int else "a number"
+    if kind is int and type(value) is int:  # a detour over float would change a large one
+        return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{where} is {value!r}; give {what}") from None
     if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):
         raise UsageError(f"{where} is {value!r}; give {what}")

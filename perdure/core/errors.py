@@ -10,6 +10,10 @@ class UsageError(Exception):
     exit_code = 2
 
 
+class Unreadable(UsageError):
+    """A file that the system would not read, which says nothing about what is in it."""
+
+
 class GuardError(Exception):
     """A guard stopped a run before it could write something wrong, such as a NaN (exit code 3)."""
 

@@ -5,10 +5,12 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perdure.core.errors import UsageError
+from perdure.core.errors import Unreadable, UsageError
 
 JSON_LIMIT = 64 * 2**20
 """Largest JSON file that is read, in bytes."""
@@ -45,6 +47,20 @@ def write_atomic(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns a disk that refuses into one sentence.
+
+    Raises:
+        UsageError: no space, no permission, or an error of the device.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise UsageError(f"{place} cannot be written ({problem.strerror}); make room or mend the disk, then repeat the command:"
+                         " finished work is kept") from None
 
 
 def json_bytes(value: Any) -> bytes:
@@ -92,7 +108,7 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as problem:
         raise UsageError(f"{path} is not valid JSON ({str(problem)[:160]}); restore it from a copy or make it again") from None
     except OSError as problem:
-        raise UsageError(f"{path} cannot be read ({problem.strerror}); check the path and its permissions") from None
+        raise Unreadable(f"{path} cannot be read ({problem.strerror}); check the path and its permissions") from None
 
 
 def sha256(path: Path) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from perdure.core.errors import UsageError
+from perdure.core.files import writing
 
 Sink = Literal["tensorboard", "wandb"]
 
@@ -18,6 +20,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, offset: int = 0):
         """Keep the first `offset` bytes of the file, cut at a whole line."""
+        self.path = path
         path.touch()
         with open(path, "rb+") as file:
             kept = file.read(offset)
@@ -28,18 +31,21 @@ class MetricsLog:
     @property
     def offset(self) -> int:
         """Bytes written so far; what a checkpoint stores."""
-        self.file.flush()
+        with writing(self.path):
+            self.file.flush()
         return self.file.tell()
 
     def write(self, task: int, phase: str, step: int, position: int, values: Mapping[str, float]) -> None:
         """Append one line; `position` is the step counted over the whole run, the axis of the sinks."""
         row = {"task": task, "phase": phase, "step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self.file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        with writing(self.path):
+            self.file.write((json.dumps(row, allow_nan=False) + "\n").encode())
         for sink in self.sinks:
             sink.write(position, {f"{phase}/{name}": value for name, value in values.items()} | {"task": task})
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what matters was flushed by the checkpoint that counts on it
+            self.file.close()
         for sink in self.sinks:
             sink.close()
 

@@ -21,10 +21,10 @@ import torch
 from perdure.core.checkpoint import Generations, write_folder
 from perdure.core.config import first_difference
 from perdure.core.errors import Interrupted, UsageError
-from perdure.core.files import write_json
+from perdure.core.files import write_json, writing
 from perdure.core.log import MetricsLog
 from perdure.core.matrix import Episode, ScoreMatrix
-from perdure.core.method import Method, Phase, Step
+from perdure.core.method import Method, Phase, Step, always
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture, restore
 from perdure.core.task import Stream
@@ -148,7 +148,7 @@ class Run:
         if self.cursor == Cursor() and not joint:
             self._evaluate(0)
         if joint:
-            self.cursor.task = last
+            self.cursor.task = max(self.cursor.task, last)
         while self.cursor.task <= last:
             task = self.cursor.task
             self._learn(task)
@@ -161,8 +161,9 @@ class Run:
     def _learn(self, index: int) -> None:
         task = self.stream.tasks[index]
         phases = self.method.phases(task, self.access(index))
-        total = sum(p.steps for p in phases if p.trains and isinstance(p.steps, int))
-        points = self.evaluator.curve_points(total) if self.method.schedule == "sequential" else []
+        lengths = [p.steps for p in phases if p.trains and isinstance(p.steps, int) and p.when is always]
+        known = len(lengths) == sum(p.trains for p in phases)  # otherwise the axis of the curve is not known in advance
+        points = self.evaluator.curve_points(sum(lengths)) if known and self.method.schedule == "sequential" else []
         while self.cursor.phase < len(phases):
             phase = phases[self.cursor.phase]
             if self.cursor.runs is None:
@@ -321,7 +322,8 @@ class Run:
 
     def _finish(self) -> None:
         self.matrix.complete = True
-        write_json(self.folder / "scores.json", self.matrix.to_json())
+        with writing(self.folder):
+            write_json(self.folder / "scores.json", self.matrix.to_json())
         shutil.rmtree(self.folder / "resume", ignore_errors=True)
 
     # -- signals ------------------------------------------------------------------------------------------

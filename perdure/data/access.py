@@ -38,13 +38,13 @@ class DataView:
     def _generator(self, purpose: str, step: Step) -> Generator:
         return step.generator(f"{purpose}-{self.task.index}", self.device)
 
-    def windows(self, length: int, n: int, step: Step, split: Split = "train") -> Windows:
-        """n windows of `length` steps."""
-        return self.sampler.windows(length, n, self._generator("windows", step), split, self.draw)
+    def windows(self, length: int, n: int, step: Step, split: Split = "train", purpose: str = "windows") -> Windows:
+        """n windows of `length` steps. Two draws in one step are the same draw unless they differ in `purpose`."""
+        return self.sampler.windows(length, n, self._generator(purpose, step), split, self.draw)
 
-    def transitions(self, n: int, step: Step, split: Split = "train") -> Transitions:
-        """n transitions."""
-        return self.sampler.transitions(n, self._generator("transitions", step), split, self.draw)
+    def transitions(self, n: int, step: Step, split: Split = "train", purpose: str = "transitions") -> Transitions:
+        """n transitions. Two draws in one step are the same draw unless they differ in `purpose`."""
+        return self.sampler.transitions(n, self._generator(purpose, step), split, self.draw)
 
     def stats(self) -> Stats:
         """Normaliser, return scale and target of the training split."""
@@ -59,12 +59,6 @@ class Views:
     def __init__(self, stream: Stream, device: str | torch.device = "cpu", draw: Draw = "steps"):
         self.stream = stream
         self.views = [DataView(task, device, draw) for task in stream.tasks]
-
-    def release(self, keep: set[int]) -> None:
-        """Free the device arrays of all tasks but these."""
-        for view in self.views:
-            if view.task.index not in keep:
-                view._sampler = None
 
 
 @dataclass

@@ -24,10 +24,12 @@ class ReplayMemory(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.parts: dict[int, list[str]] = {}
+        self.spaces: dict[int, str] = {}
 
     def add(self, task: int, windows: Windows) -> None:
         """Keep these windows, which are in random order, for `task`."""
         self.parts[task] = [name for name in tensor_fields(windows) if name not in UNSTORED]
+        self.spaces[task] = windows.spaces
         for name in self.parts[task]:
             self.register_buffer(f"{name}_{task}", windows.__dict__[name].clone())
 
@@ -76,18 +78,22 @@ class ReplayMemory(nn.Module):
         fields: dict[str, Any] = {name: self.get_buffer(f"{name}_{task}")[index] for name in self.parts[task]}
         n, device = len(index), index.device
         return Windows(**fields, task=torch.full((n,), task, device=device), weight=torch.ones(n, device=device),
-                       tasks=(task,))
+                       tasks=(task,), spaces=self.spaces[task])
 
     def architecture(self) -> dict[str, Any]:
-        """JSON: fields, shapes and types per task."""
-        return {str(task): {name: [list(self.get_buffer(f"{name}_{task}").shape), str(self.get_buffer(f"{name}_{task}").dtype)]
-                            for name in names} for task, names in self.parts.items()}
+        """JSON: spaces, fields, shapes and types per task."""
+        kept: dict[str, Any] = {}
+        for task, names in self.parts.items():
+            buffers = {name: self.get_buffer(f"{name}_{task}") for name in names}
+            fields = {name: [list(value.shape), str(value.dtype)] for name, value in buffers.items()}
+            kept[str(task)] = {"spaces": self.spaces[task], "fields": fields}
+        return kept
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         types = {str(t): t for t in (torch.float32, torch.int64, torch.bool, torch.uint8)}
-        for task, fields in architecture.items():
-            self.parts[int(task)] = list(fields)
-            for name, (shape, kind) in fields.items():
+        for task, kept in architecture.items():
+            self.parts[int(task)], self.spaces[int(task)] = list(kept["fields"]), kept["spaces"]
+            for name, (shape, kind) in kept["fields"].items():
                 self.register_buffer(f"{name}_{task}", torch.zeros(shape, dtype=types[kind]))
 
 

@@ -56,6 +56,7 @@ class Sampler:
         self.task = task
         self.device = torch.device(device)
         self.spec = data.spec
+        self.spaces = f"{data.spec.obs_key} {data.spec.action_key}"
         lengths = np.asarray(data.lengths, dtype=np.int64)
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -138,6 +139,7 @@ class Sampler:
             task=torch.full((n,), self.task, device=self.device),
             weight=torch.ones(n, device=self.device),
             tasks=(self.task,),
+            spaces=self.spaces,
         )
 
     def transitions(self, n: int, g: Generator, split: Split = "train", by: Draw = "steps") -> Transitions:
@@ -156,4 +158,5 @@ class Sampler:
             task=torch.full((len(step),), self.task, device=self.device),
             weight=torch.ones(len(step), device=self.device),
             tasks=(self.task,),
+            spaces=self.spaces,
         )

@@ -61,6 +61,12 @@ class StreamEvaluator:
     pools: PoolCache = field(init=False)
 
     def __post_init__(self) -> None:
+        for task in self.stream.tasks:
+            for name, goals, wanted in (("episodes", task.goals.final, self.config.episodes),
+                                        ("curve", task.goals.curve, self.config.curve)):
+                if task.env is not None and goals and len(goals) < wanted:
+                    raise UsageError(f"evaluation.{name} is {wanted}, but task {task.name} has {len(goals)} such goals; give"
+                                     f" {len(goals)} or fewer")
         self.pools = PoolCache(self.config.slots, self.workers)
 
     def close(self) -> None:
@@ -113,11 +119,6 @@ class StreamEvaluator:
             if task.env is None:
                 return self._data_only(method, task, episodes)
             listed = (task.goals.final if goals == "final" else task.goals.curve) or (None,) * episodes
-            if len(listed) < episodes:
-                raise UsageError(
-                    f"task {task.name} has {len(listed)} {goals} goals, fewer than the {episodes} episodes asked for;"
-                    " lower evaluation.episodes"
-                )
             return rollout(
                 method.actor(index), task.env, listed[:episodes], spec=task.spec, seed=self.seed, place=place,
                 episode_place=(index, goals), scale=task.score, slots=self.config.slots, pool=self.pools.get(task.env),

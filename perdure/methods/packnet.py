@@ -143,11 +143,10 @@ class PackNet(Method):
         ]
 
     def _quota(self, task: int, count: int) -> dict[str, int]:
-        """Weights of each tensor for this task. Equal shares differ by at most one weight and use every weight."""
-        sizes = {name: p.numel() for name, p in self._matrices().items()}
+        """Weights of each tensor for this task. Equal shares are 1/(N-t) of what is free, so the last task leaves none."""
+        free = {name: int((self.masks.owner(name) == 0).sum()) for name in self._matrices()}
         if self.config.share == "equal":
-            return {name: n * (task + 1) // count - n * task // count for name, n in sizes.items()}
-        free = {name: int((self.masks.owner(name) == 0).sum()) for name in sizes}
+            return {name: n // (count - task) for name, n in free.items()}
         return {name: max(1, round(self.config.keep_ratio * n)) for name, n in free.items()}
 
     def _view(self, task: int) -> dict[str, Tensor]:

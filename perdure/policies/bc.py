@@ -3,7 +3,8 @@
 Paper      Pomerleau 1989 (ALVINN); the trunk of the `paper` profile is the actor of Continual World
            (Wolczyk et al. 2021, arXiv 2105.10919, code: 4 x 256, LeakyReLU, LayerNorm and tanh after the first layer).
 Objective  negative log-likelihood of the logged action
-Differs    per-task heads and observation statistics by default; `cpu` profile is 3 x 256 with ReLU
+Differs    per-task heads and observation statistics by default; `cpu` profile is 3 x 256 with ReLU; with unit variance the
+           loss is half the squared error summed over action channels, where others average over them
 """
 
 from __future__ import annotations

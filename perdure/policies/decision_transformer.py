@@ -5,7 +5,9 @@ Paper      Chen et al. 2021 (arXiv 2106.01345), sec. 3; sizes of the `paper` pro
 Objective  negative log-likelihood of the logged action, read from the observation token of each step
 Differs    windows are right-padded, so the causal flag replaces mask tensors; the last block computes only the tokens that
            are read; no dropout inside attention; return scale and target per task come from the data (95 % quantile of the
-           returns), where the code above divides all tasks by 1000 and asks for 4500; the time-step embedding is trained
+           returns), where the code above divides all tasks by 1000 and asks for 4500; the time-step embedding is trained; the
+           loss is half the squared error summed over action channels and averaged over each window's own steps, where the paper
+           averages over all valid steps and channels of a batch (a factor that matters to the clipping only)
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ def cost(collection: Collection) -> Picture:
     """Average performance against parameters, bytes kept and training time."""
     panels: list[tuple[str, Callable[[RunResult], float | None]]] = [
         ("parameters", lambda run: run.matrix.footprint.get("parameters")),
-        ("bytes kept: agent and memory", _bytes_kept),
+        ("bytes of the agent and its memory", _bytes_kept),
         ("training seconds", lambda run: run.train_seconds),
     ]
     figure = Figure(figsize=(8.6, 2.9), layout="constrained")
@@ -361,9 +361,9 @@ def cost(collection: Collection) -> Picture:
 
 def _bytes_kept(run: RunResult) -> float | None:
     footprint = run.matrix.footprint
-    if "agent_bytes" not in footprint or "memory_bytes" not in footprint:
+    if "agent_bytes" not in footprint:
         return None
-    return float(footprint["agent_bytes"] + footprint["memory_bytes"])
+    return float(footprint["agent_bytes"])  # a memory is part of the agent
 
 
 # -- shared -------------------------------------------------------------------------------------------

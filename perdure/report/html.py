@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Sequence
 from html import escape
 
@@ -284,7 +285,7 @@ def _repeat(collection: Collection) -> str:
         f"<tr>{_name(collection, group.name)}<td>{run.seed}</td>"
         f"<td><code>{escape(run.matrix.config_hash)}</code></td>"
         f"<td class='text'>{escape(_versions(run.environment))}</td><td class='text'>"
-        f"<code>perdure run --from {escape(run.folder.name)}/config.json</code></td></tr>"
+        f"<code>perdure run --from {escape(shlex.quote(str(run.folder / 'config.json')))}</code></td></tr>"
         for group in collection.groups
         for run in group.runs
     )

@@ -147,6 +147,8 @@ def _row(group: Group) -> Row:
     entries |= {
         key: Entry(words=words, reason="" if words else "not recorded") for key, words in texts.items()
     }
+    if protocol["past_data"]:  # a joint reference keeps no memory, because it keeps everything
+        entries["memory_bytes"] = Entry(entries["memory_bytes"].summary, words="all data")
     return Row(group.name, tuple(run.seed for run in group.runs), entries)
 
 

@@ -69,3 +69,11 @@ def test_map_fields_changes_tensors_only():
     assert len(first) == 1
     assert first.tasks == one.tasks
     assert type(first) is type(one)
+
+
+def test_equal_observations_with_other_actions_are_other_spaces():
+    """Discrete actions have the same shape whatever their number; their logits have not."""
+    four = batches("toy-discrete")[0]
+    assert "discrete-4" in four.spaces
+    six = replace(four, spaces=four.spaces.replace("discrete-4", "discrete-6"), tasks=(1,))
+    assert mix(four, six) == [four, six]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from perdure.core import checkpoint
 from perdure.core.checkpoint import Generations, read_folder, write_folder
-from perdure.core.errors import GuardError, UsageError
+from perdure.core.errors import GuardError, Unreadable, UsageError
 
 FILES = ("agent.safetensors", "resume.safetensors", "meta.json")
 
@@ -269,3 +269,27 @@ def test_forged_meta_is_refused_and_reads_nothing_outside(tmp_path, change, mess
 
 def signed(meta):
     return meta | {"digest": checkpoint.own_digest(meta)}
+
+
+def test_a_generation_that_the_system_will_not_read_is_no_damage(tmp_path, monkeypatch):
+    made = generations(tmp_path)
+
+    def refuse(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "sha256", refuse)
+    with pytest.raises(Unreadable, match="Input/output error"):
+        newest(made)
+    monkeypatch.undo()
+    assert newest(made) == (2, [])
+
+
+def test_damaged_generations_are_set_aside_until_a_newer_one_is_written(tmp_path):
+    made = generations(tmp_path)
+    (tmp_path / "resume" / "00000002" / "agent.safetensors").write_bytes(b"")
+    assert newest(made)[0] == 1
+    assert (tmp_path / "resume" / ".00000002.damaged").is_dir()
+    made.write({"cursor": {"step": 3}}, tensors(3))
+    assert made.numbers() == [1, 2]
+    assert newest(made) == (3, [])
+    assert not list((tmp_path / "resume").glob(".*"))

@@ -78,14 +78,9 @@ def stopped_children(tmp_path_factory):
     work = tmp_path_factory.mktemp("signals")
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     ends = {"SIGTERM": "1 dense 3", "SIGINT": "1 retrain 0"}
-    children = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(work / name)], env=paths, stdout=subprocess.PIPE, text=True
-        )
-        for name in ends
-    }
     found = {}
-    for name, child in children.items():
+    for name in ends:  # one after the other: a child that waited for its signal would run on and finish
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(work / name)], env=paths, stdout=subprocess.PIPE, text=True)
         while child.stdout.readline().strip() != ends[name]:
             assert child.poll() is None
         child.send_signal(getattr(signal, name))
@@ -369,3 +364,35 @@ def test_newest_agent(tmp_path):
     (tmp_path / "agent" / "2" / "meta.json").touch()
     assert newest_agent(tmp_path / "agent" / "2") == tmp_path / "agent" / "2"
     assert newest_agent(Path("absent")) == Path("absent/agent/0")
+
+
+@pytest.mark.parametrize("method", ["joint", "packnet"])
+def test_a_disk_full_at_the_very_end_loses_nothing(method, tmp_path, whole):
+    """After the last checkpoint only scores.json is missing; the next start writes it and learns nothing again."""
+    refuse = OSError(28, "No space left on device")
+    with patch("perdure.core.run.write_json", side_effect=refuse), pytest.raises(UsageError, match="No space left.*make room"):
+        execute(config(method), tmp_path / "run")
+    execute(config(method), tmp_path / "run", change=lambda method: setattr(method, "descend", pytest.fail))
+    assert folder_digests(tmp_path / "run") == whole(config(method))
+
+
+def test_a_full_disk_is_not_hidden_by_the_record_of_the_run(tmp_path):
+    refuse = OSError(28, "No space left on device")
+    with (
+        patch("perdure.core.checkpoint.save_file", side_effect=refuse),
+        patch("perdure.experiment.write_json", side_effect=[None, refuse]),
+        pytest.raises(UsageError, match="No space left"),
+    ):
+        execute(config(), tmp_path / "run")
+
+
+def test_phases_of_unknown_length_have_no_learning_curve(tmp_path):
+    """Five points at step 0 would be the untrained policy five times."""
+
+    def late(method):
+        phases = method.phases
+        method.phases = lambda task, access: [replace(p, steps=lambda n=p.steps: n) for p in phases(task, access)]
+
+    matrix = execute(config(), tmp_path / "run", change=late)
+    assert not matrix.curve
+    assert matrix.complete

@@ -146,12 +146,11 @@ def test_without_holdout_and_simulator_there_is_no_cell():
 
 
 def test_more_episodes_than_goals_are_refused():
-    lab = Lab(config()).learn(0)
-    with pytest.raises(
-        UsageError,
-        match=r"task corner-1 has 50 final goals, fewer than the 51 episodes asked for; lower evaluation\.episodes",
-    ):
-        evaluator(lab).cell(lab.method, 1, 0, 51)
+    """Before anything is learned, not after the first task."""
+    lab = Lab(config())
+    for name, goals in (("episodes", 50), ("curve", 10)):
+        with pytest.raises(UsageError, match=rf"evaluation\.{name} is {goals + 1}, but task corner-1 has {goals} such goals"):
+            evaluator(lab, **{name: goals + 1})
 
 
 def test_the_curve_can_be_left_out():

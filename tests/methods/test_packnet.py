@@ -119,3 +119,11 @@ def test_retraining_takes_its_share_of_the_steps():
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"method\.{field} is"):
         config("packnet", **{field: value})
+
+
+def test_a_tensor_that_opens_late_is_used_up_too():
+    """toy-spaces opens an encoder at every task: the tasks that are left share it, and nothing stays zero for ever."""
+    masks = trained("bc", stream="toy-spaces").method.masks
+    counts = {name: masks.counts(name) for name in masks.shapes if name.startswith("encoders.")}
+    assert len(counts) == 3
+    assert all(count[0] == 0 for count in counts.values()), counts
