@@ -19,7 +19,7 @@ from perdure.core.errors import UsageError
 from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
-from perdure.experiment import RunConfig, resolve
+from perdure.experiment import RunConfig, load_config, resolve
 from perdure.report.write import write_report
 
 RESULTS = Path("docs/results")
@@ -59,6 +59,18 @@ TABLES: dict[str, list[Row]] = {
 }
 
 
+def kept_folder(table: str, config: RunConfig) -> Path:
+    """Where the records of a finished run are kept; a run that is kept is not run again.
+
+    Found by its config, as it reads today, so that an option added later with the old behaviour as default changes nothing.
+    """
+    place = RESULTS / table / "runs"
+    for path in place.glob(f"{config.method}-{config.policy}-*-seed{config.seed}/config.json"):
+        if load_config(path) == config:
+            return path.parent
+    return place / f"{config.method}-{config.policy}-{config.hash}-seed{config.seed}"
+
+
 def finished(config: RunConfig) -> bool:
     scores = config.default_folder / "scores.json"
     return scores.exists() and ScoreMatrix.load(scores).complete
@@ -68,7 +80,7 @@ def work(table: str) -> None:
     """Run every unfinished run of the table, seed by seed, so that an early stop leaves every method with some seeds."""
     configs = [c for row in TABLES[table] for c in row.configs()]
     for config in sorted(configs, key=lambda c: c.seed):
-        if finished(config):
+        if finished(config) or (kept_folder(table, config) / "scores.json").exists():
             continue
         print(f"{config.method} {config.stream} {config.policy} seed {config.seed}: {config.default_folder}", flush=True)
         try:
@@ -86,7 +98,7 @@ def write(table: str) -> None:
     folders: list[Path] = []
     for row in TABLES[table]:
         for config in row.configs():
-            kept = target / "runs" / f"{config.method}-{config.policy}-{config.hash}-seed{config.seed}"
+            kept = kept_folder(table, config)
             if finished(config):
                 kept.mkdir(parents=True, exist_ok=True)
                 for name in KEPT:
