@@ -201,6 +201,28 @@ def outline(name: str, options: Options) -> list[TaskOutline]:
             for task, folder in zip(file.tasks, folders, strict=True)]
 
 
+def check(name: str) -> None:
+    """Refuse what `stream` would refuse, as far as that shows without reading values or making an environment.
+
+    Raises:
+        UsageError: names file, task and field.
+    """
+    file = read(Path(name))
+    names = [entry["name"] for entry in file.tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{file.path} names the task '{twice}' twice; give each task a name of its own")
+    for entry in file.tasks:
+        data, where = Dataset.open(file.folder(entry), verify=False), f"{file.path}: task '{entry['name']}'"
+        if "env" not in entry:
+            _held_out(data, where)
+            continue
+        _scale(entry, data, where)
+        try:
+            _configured(entry, data).look_up()
+        except UsageError as problem:
+            raise UsageError(f"{where}: {problem}") from None
+
+
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """The stream of a file, with its data and environments checked against each other."""
     file = read(Path(name))
@@ -214,19 +236,27 @@ def _task(file: StreamFile, index: int, entry: dict[str, Any]) -> Task:
     data = Dataset.open(file.folder(entry))
     where = f"{file.path}: task '{entry['name']}'"
     if "env" not in entry:
-        if not data.holdout.any():
-            raise UsageError(f"{where} has no env, and its dataset {data.name} no held-out episode, so nothing can score it; give"
-                             " an env or a dataset of two episodes or more")
+        _held_out(data, where)
         scale = ScoreScale("action_error", source="1 - held-out action error / error of the best constant action")
         return Task(index, entry["name"], data.spec, data, score=scale, text=entry.get("text", ""))
     factory = _factory(entry, data, where)
     return Task(index, entry["name"], data.spec, data, factory, score=_scale(entry, data, where), text=entry.get("text", ""))
 
 
+def _held_out(data: Dataset, where: str) -> None:
+    if not data.holdout.any():
+        raise UsageError(f"{where} has no env, and its dataset {data.name} no held-out episode, so nothing can score it; give"
+                         " an env or a dataset of two episodes or more")
+
+
+def _configured(entry: dict[str, Any], data: Dataset) -> GymFactory:
+    return GymFactory(entry["env"], entry.get("env_kwargs", {}), entry.get("horizon", int(data.lengths.max())))
+
+
 def _factory(entry: dict[str, Any], data: Dataset, where: str) -> GymFactory:
     """The environment of a task, made once to see that its spaces are those of the data."""
     try:
-        factory = GymFactory(entry["env"], entry.get("env_kwargs", {}), entry.get("horizon", int(data.lengths.max())))
+        factory = _configured(entry, data)
         env = factory()
     except UsageError as problem:
         raise UsageError(f"{where}: {problem}") from None

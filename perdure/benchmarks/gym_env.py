@@ -34,6 +34,12 @@ class GymFactory:
         """Pools of environments are found by their factory, and a dict has no hash of its own."""
         return hash((self.id, self.horizon))
 
+    def look_up(self) -> None:
+        """Refuse an id that is not registered, without making the environment; `module:id` registers itself when made."""
+        known = self.id in gymnasium.registry or any(name.startswith(f"{self.id}-v") for name in gymnasium.registry)
+        if ":" not in self.id and not known:
+            raise UsageError(f"environment '{self.id}' is not registered{nearest(self.id, gymnasium.registry)}")
+
     def __call__(self) -> GymEnv:
         try:
             env = gymnasium.make(self.id, max_episode_steps=self.horizon, **self.kwargs)

@@ -42,6 +42,8 @@ Try first:
 
 More: `perdure --help` lists every command, `perdure COMMAND --help` explains one."""
 
+STOPPED = "stopped by Ctrl-C; finished work is kept, the same command again goes on from there"
+
 
 class _Terminated(BaseException):
     """SIGTERM came; like KeyboardInterrupt no fault, so that no `except Exception` takes it for one."""
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     except _Terminated:
         return _complain("stopped by SIGTERM; finished work is kept, the same command again goes on from there", 143)
     except KeyboardInterrupt:
-        return _complain("stopped by Ctrl-C; finished work is kept, the same command again goes on from there", 130)
+        return _complain(STOPPED, 130)
     except BrokenPipeError:  # the reader has seen enough, as in `perdure methods | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -95,14 +97,32 @@ def _termination() -> Iterator[None]:
     """SIGTERM ends a command like Ctrl-C does; a running Run has its own handler, which saves first."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        if number == signal.SIGTERM:
+            raise _Terminated
+        if _importing(frame):  # an exception inside the import of a C extension would become another one, or an abort
+            os.write(2, f"perdure: {STOPPED}\n".encode())
+            os._exit(130)
+        raise KeyboardInterrupt
 
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or a caller's own
+        numbers.append(signal.SIGINT)
     try:
-        before = signal.signal(signal.SIGTERM, handle)
+        before = {number: signal.signal(number, handle) for number in numbers}
     except ValueError:  # not in the main thread: the caller handles its own signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the signal came while a module was being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

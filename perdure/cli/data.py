@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from perdure.cli.data_options import Card, Check, Export, Import, Info, List
-from perdure.cli.data_show import card_text, info, info_text
+from perdure.cli.data_show import card_text, info, info_text, remarks
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import columns, print_json
 from perdure.core.errors import UsageError, nearest
-from perdure.core.words import size
+from perdure.core.words import counted, size
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset, check
 
@@ -85,7 +85,7 @@ def _check(options: Check) -> int:
     if options.json:
         print_json([{"dataset": given, "sound": not findings, "findings": findings} for given, findings in found.items()])
     else:
-        print(columns([[given, "sound" if not findings else f"{len(findings)} findings"] for given, findings in found.items()]))
+        print(columns([[given, counted(len(several), "finding") if several else "sound"] for given, several in found.items()]))
     findings = [finding for several in found.values() for finding in several]
     if findings:
         more = f" (and {len(findings) - 1} more, see --json)" if len(findings) > 1 else ""
@@ -117,7 +117,8 @@ def _export(options: Export) -> int:
 def _card(options: Card) -> int:
     from perdure.data.report_card import describe
 
-    found = describe(Dataset.open(folder_of(options.dataset)))
+    data = Dataset.open(folder_of(options.dataset))
+    found = describe(data) | remarks(data.card["behaviour"])
     if options.json:
         print_json(found)
     else:

@@ -12,21 +12,31 @@ from perdure.data.store import Dataset
 def info(data: Dataset) -> dict[str, Any]:
     """Facts that the card alone holds."""
     known = [outcome for outcome in data.successes if outcome is not None]
+    behaviour = data.card["behaviour"]
     return {
         "name": data.name, "folder": str(data.folder), "quality": data.card["quality"], "episodes": len(data),
         "transitions": data.transitions, "held_out": int(data.holdout.sum()), "mean_return": float(data.returns.mean()),
         "success": sum(known) / len(known) if known else None, "observations": data.spec.obs_key,
-        "actions": data.spec.action_key, "policy": str(data.card["behaviour"].get("policy", "")),
+        "actions": data.spec.action_key, "policy": str(behaviour.get("policy", "")), **remarks(behaviour),
         "licence": data.card["licence"], "source": data.card["source"], "digest": data.digest,
         "bytes": sum(data.array(name).nbytes for name in ("observations", "actions", "rewards", "terminated", "truncated")),
     }  # fmt: skip
+
+
+def remarks(behaviour: dict[str, Any]) -> dict[str, Any]:
+    """What an import noted: where the action bounds come from, and what it changed or left out."""
+    return {name: behaviour[name] for name in ("action_bounds", "notes") if behaviour.get(name)}
+
+
+def _in_words(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def info_text(facts: dict[str, Any]) -> str:
     """`info` as lines."""
     shown = facts | {"bytes": size(facts["bytes"]), "mean_return": f"{facts['mean_return']:.4g}",
                      "success": "not recorded" if facts["success"] is None else f"{facts['success']:.2f}"}
-    return columns([[name.replace("_", " ").replace("bytes", "size"), str(value)] for name, value in shown.items()])
+    return columns([[name.replace("_", " ").replace("bytes", "size"), _in_words(value)] for name, value in shown.items()])
 
 
 def card_text(facts: dict[str, Any]) -> str:
@@ -35,6 +45,7 @@ def card_text(facts: dict[str, Any]) -> str:
     success = facts["success"]
     rate = "not recorded" if success["rate"] is None else f"{success['rate']:.2f} ({success['successes']} of {success['known']})"
     head = [[name, str(facts[name])] for name in ("name", "folder", "quality", "policy", "licence", "source", "digest")]
+    head += [[name.replace("_", " "), _in_words(value)] for name, value in remarks(facts).items()]
     head += [["episodes", f"{facts['episodes']} ({facts['split']['holdout']} held out)"],
              ["transitions", f"{facts['transitions']} ({size(facts['bytes'])})"], ["success", rate],
              ["spaces", f"{facts['observation_space']}, actions {facts['action_space']}"],

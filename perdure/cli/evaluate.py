@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import columns, print_json
+from perdure.core.errors import UsageError
+from perdure.core.words import counted
+
+if TYPE_CHECKING:
+    from perdure.core.matrix import ScoreMatrix
 
 EXAMPLE = "perdure eval runs/toy/packnet/bc-1a2b3c4d-seed0 --episodes 20"
 
@@ -48,10 +54,10 @@ def main(argv: list[str]) -> int:
     if options.json:
         print_json(found)
         return 0
-    rows = [[row["task"], _number(row["score"]), row["interval"], str(len(row["episodes"])), _number(row["before"])]
+    rows = [[row["task"], _number(row["score"]), _between(row["interval"]), str(len(row["episodes"])), _number(row["before"])]
             for row in found["tasks"]]
     print(f"{agent.config.method} on {agent.config.stream}, seed {agent.config.seed}, after {agent.learned} of"
-          f" {found['tasks_of_stream']} tasks")
+          f" {counted(found['tasks_of_stream'], 'task')}")
     print(columns([["task", "score", "95 %", "episodes", "in the run"], *rows]))
     return 0
 
@@ -60,9 +66,7 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
     import torch
 
     from perdure.core.config import build
-    from perdure.core.errors import UsageError
     from perdure.core.intervals import wilson
-    from perdure.core.matrix import ScoreMatrix
     from perdure.core.method import Need
     from perdure.data.access import Access, Views
     from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
@@ -77,8 +81,7 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
     views = Views(stream)
     evaluator = StreamEvaluator(stream, lambda index: Access(views, index, frozenset(Need)), settings, config.seed,
                                 agent.method.schedule == "joint", options.workers, torch.device("cpu"))
-    record = Path(options.run) / "scores.json"
-    matrix = ScoreMatrix.load(record) if record.is_file() else None
+    matrix = _record(agent.folder)
     rows = []
     try:
         for task in wanted:
@@ -88,7 +91,7 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
             interval = wilson(sum(map(bool, (e.success for e in episodes))), len(episodes)) if success else None
             rows.append({
                 "task": agent.tasks[task], "score": sum(scores) / len(scores) if scores else None,
-                "interval": f"{interval.low:.2f} to {interval.high:.2f}" if interval else "",
+                "interval": [interval.low, interval.high] if interval else None,
                 "before": matrix.mean(agent.learned, task) if matrix else None,
                 "episodes": [episode.to_json() for episode in episodes],
             })  # fmt: skip
@@ -96,6 +99,26 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
         evaluator.close()
     return {"run": options.run, "method": config.method, "stream": config.stream, "seed": config.seed,
             "learned": agent.learned, "tasks_of_stream": len(stream), "tasks": rows}
+
+
+def _record(agent: Path) -> ScoreMatrix | None:
+    """What the run of an agent folder scored: its scores.json, or its newest checkpoint while it has none."""
+    from perdure.core.checkpoint import Generations
+    from perdure.core.files import read_json
+    from perdure.core.matrix import ScoreMatrix
+
+    run = agent.resolve().parent.parent
+    if (run / "scores.json").is_file():
+        return ScoreMatrix.load(run / "scores.json")
+    generations = Generations(run / "resume")
+    with contextlib.suppress(UsageError, KeyError, TypeError):  # the scores shown beside are a courtesy
+        newest = max(generations.numbers(), default=0)
+        return ScoreMatrix.from_json(read_json(generations.folder / f"{newest:08d}" / "meta.json")["scores"])
+    return None
+
+
+def _between(interval: list[float] | None) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
 
 
 def _asked(options: Options) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import tyro
 
-from perdure.core.config import convert, field_types
 from perdure.cli.dotted import closest
+from perdure.core.config import convert, field_types
 from perdure.core.errors import UsageError
 
 A = TypeVar("A")

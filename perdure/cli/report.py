@@ -27,9 +27,9 @@ class Options:
     title: Annotated[str, arg(help_behavior_hint="")] = ""
     """Heading of the page."""
     label: Annotated[tuple[str, ...], arg(metavar="RUN=LABEL ...", help_behavior_hint="")] = ()
-    """Rows of their own for one method in several settings."""
+    """Rows of their own for one method in several settings; RUN is a folder given, or one below it."""
     unfinished: bool = False
-    """Also take runs that are not finished; what they lack is not defined."""
+    """Also take runs that are not finished; what they lack is not defined. Else those found below a folder are left out."""
     json: bool = False
     """Print the table as JSON instead of Markdown."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from perdure.benchmarks import STREAMS
+from perdure.benchmarks.custom import check
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import columns, print_json
 from perdure.core.task import TaskOutline
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
 
 def _facts(name: str) -> dict[str, Any]:
     options = stream_options(name, {})
+    if name.endswith(".toml"):
+        check(name)
     tasks = outline(name, options)
     return {"name": name, "quality": ", ".join(dict.fromkeys(task.quality for task in tasks)),
             "tasks": [_task(task) for task in tasks], "options": options}

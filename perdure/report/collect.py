@@ -7,9 +7,10 @@ ends the report, named.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +83,56 @@ def collect(
 
     Args:
         folders: where to look; a run found twice counts once.
-        unfinished: also take runs that are not finished; what they lack is then "not defined".
-        labels: given folder -> label, which makes its runs rows of their own: "method (label)".
+        unfinished: also take runs that are not finished; what they lack is then "not defined". Else those
+            found below a parent are left out with a notice.
+        labels: folder -> label, which makes its runs rows of their own: "method (label)"; a given folder, or
+            one below it.
 
     Raises:
-        UsageError: nothing found, an unfinished run, or runs that must not share a row or a report.
+        UsageError: nothing found, an unfinished run named itself, or runs that must not share a row or a report.
     """
     if not folders:
         raise UsageError("no run folder was given; give at least one, such as runs/demo")
     labels = labels or {}
+    found = list(dict.fromkeys(folder.resolve() for given in folders for folder in _run_folders(Path(given))))
+    label_at = {Path(named).resolve(): label for named, label in labels.items()}
     for named in labels:
-        if named not in [str(folder) for folder in folders]:
+        if not any(Path(named).resolve() in (folder, *folder.parents) for folder in found):
             raise UsageError(
-                f"the label {labels[named]!r} is for {named}, which is not among the given folders"
+                f"the label {labels[named]!r} is for {named}, which is not among the given folders or the runs"
+                " below them"
             )
-    found: dict[Path, str] = {}
-    for given in folders:
-        for folder in _run_folders(Path(given)):
-            found.setdefault(folder.resolve(), labels.get(str(given), ""))
+    named_itself = {Path(given).resolve() for given in folders}
     notices: list[str] = []
-    runs = [run for folder, label in found.items() if (run := _read(folder, label, unfinished, notices))]
+    runs: list[RunResult] = []
+    left_out: list[str] = []
+    for folder in found:
+        label = next((label_at[place] for place in (folder, *folder.parents) if place in label_at), "")
+        problem, run = _read(folder, label)
+        if problem and not unfinished and folder in named_itself:
+            again = f"finish it with 'perdure run --from {_shown(folder / 'config.json')}' or add --unfinished"
+            raise UsageError(f"{folder} {problem}; {again}")
+        if problem and not unfinished:
+            left_out.append(_shown(folder))
+            continue
+        if run is None:
+            notices.append(f"{folder.name} has no scores yet and was left out.")
+            continue
+        if problem:
+            notices.append(
+                f"{run.matrix.method} with seed {run.seed} is not finished: what it lacks is not defined."
+            )
+        runs.append(run)
+    if left_out:
+        notices.append(f"Not finished and left out (--unfinished takes them): {', '.join(left_out)}.")
     if not runs:
-        raise UsageError(f"{folders[0]} holds no run with scores; finish one with 'perdure run' first")
+        remedy = "finish one with 'perdure run' first" + (", or add --unfinished" if left_out else "")
+        raise UsageError(f"{folders[0]} holds no {'finished run' if left_out else 'run with scores'}; {remedy}")
     _same_stream(runs)
     measured = [_measured(run, runs) for run in runs]
-    groups = [
-        _group(name, [run for run in measured if run.row == name]) for name in {run.row for run in measured}
-    ]
+    names = sorted({run.row for run in measured})
+    command = shlex.join(["perdure", "report", *map(str, folders), *(["--unfinished"] if unfinished else [])])
+    groups = [_group(name, [run for run in measured if run.row == name], command, labels) for name in names]
     groups.sort(key=lambda group: (-_performance(group), group.name))
     return Collection(tuple(groups), tuple(notices + _notices(groups)))
 
@@ -137,29 +161,24 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(child, depth - 1)
 
 
-def _read(folder: Path, label: str, unfinished: bool, notices: list[str]) -> RunResult | None:
+def _read(folder: Path, label: str) -> tuple[str, RunResult | None]:
+    """(What an unfinished run lacks, in words, or nothing; the run, if it has scores)."""
     scores = folder / "scores.json"
-    again = f"finish it with 'perdure run --from {folder / 'config.json'}' or allow unfinished runs"
     if not scores.is_file():
-        if not unfinished:
-            raise UsageError(f"{folder} has no scores.json, so the run is not finished; {again}")
-        notices.append(f"{folder.name} has no scores yet and was left out.")
-        return None
+        return "has no scores.json, so the run is not finished", None
     matrix = ScoreMatrix.load(scores)
-    if not matrix.complete:
-        if not unfinished:
-            raise UsageError(
-                f"{folder} is not finished ({len(matrix.cells)} cells evaluated so far); {again}"
-            )
-        notices.append(
-            f"{matrix.method} with seed {matrix.seed} is not finished: what it lacks is not defined."
-        )
+    problem = "" if matrix.complete else f"is not finished (cells evaluated so far: {len(matrix.cells)})"
     path = folder / "environment.json"
     environment = read_json(path) if path.is_file() else {}
     if not isinstance(environment, dict):
         raise UsageError(f"{path} holds no JSON object; restore it from a copy, or remove it")
     row = f"{matrix.method} ({label})" if label else matrix.method
-    return RunResult(folder, row, matrix, environment)
+    return problem, RunResult(folder, row, matrix, environment)
+
+
+def _shown(path: Path) -> str:
+    """As one would type it here: relative to the current folder, if it lies below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _same_stream(runs: list[RunResult]) -> None:
@@ -180,8 +199,8 @@ def digests(matrix: ScoreMatrix) -> dict[tuple[int, str], str]:
     return {(i, entry["task"]): entry["digest"] for i, entry in enumerate(matrix.data)}
 
 
-def _group(name: str, runs: list[RunResult]) -> Group:
-    """The runs of one row; refuses what must not be averaged, naming the field."""
+def _group(name: str, runs: list[RunResult], command: str, labels: Mapping[str, str]) -> Group:
+    """The runs of one row; refuses what must not be averaged, naming the field and the command that keeps it apart."""
     runs = sorted(runs, key=lambda run: run.seed)
     first = runs[0]
     for run in runs[1:]:
@@ -189,7 +208,8 @@ def _group(name: str, runs: list[RunResult]) -> Group:
             if here != there:
                 raise UsageError(
                     f"{field_name} is {_short(here)} in {first.folder} and {_short(there)} in {run.folder}; "
-                    f"runs of the row '{name}' must agree in it: give one of them a label or leave it out"
+                    f"runs of the row '{name}' must agree in it: leave some out, or give them rows of their own: "
+                    f"{command} --label {_labels_apart(runs, labels)}"
                 )
     for left, right in pairwise(runs):
         if left.seed == right.seed:
@@ -197,6 +217,22 @@ def _group(name: str, runs: list[RunResult]) -> Group:
                 f"seed {left.seed} of '{name}' appears in {left.folder} and in {right.folder}; leave one out"
             )
     return Group(name, tuple(runs))
+
+
+def _labels_apart(runs: list[RunResult], labels: Mapping[str, str]) -> str:
+    """The values of --label with which every setting among `runs` gets a row of its own; the first one keeps its row."""
+    settings: list[RunResult] = []
+    given = [f"{folder}={label}" for folder, label in labels.items()]
+    unused = (word for i in count(2) if (word := f"setting-{i}") not in labels.values())
+    names: list[str] = []
+    for run in runs:
+        same = [i for i, other in enumerate(settings) if all(a == b for _, a, b in _identity(other.matrix, run.matrix))]
+        if not same:
+            names.append(next(unused) if settings else "")
+            settings.append(run)
+        name = names[same[0] if same else -1]
+        given += [f"{_shown(run.folder)}={name}"] if name else []
+    return shlex.join(given)
 
 
 def _identity(a: ScoreMatrix, b: ScoreMatrix) -> Iterator[tuple[str, Any, Any]]:

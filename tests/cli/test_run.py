@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from cli_samples import SHORT, dataset, npz
 
+from perdure.api import enough_memory, plan
 from perdure.bench import MEASURES
 from perdure.cli import VERBS
 from perdure.cli.data import VERBS as DATA_VERBS
+from perdure.core.errors import GuardError
 from perdure.core.matrix import ScoreMatrix
 
 
@@ -39,7 +41,10 @@ def test_run_report_and_eval_end_to_end(place, perdure):
     found = json.loads(out)
     matrix = ScoreMatrix.load(place / "mine" / "seed0" / "scores.json")
     assert [row["score"] for row in found["tasks"]] == [row["before"] for row in found["tasks"]]
+    assert all(0 <= row["interval"][0] <= row["interval"][1] <= 1 for row in found["tasks"])
     assert [len(row["episodes"]) for row in found["tasks"]] == [len(matrix.cells[3, j].episodes) for j in range(3)]
+    code, out, _ = perdure("eval", "mine/seed0/agent/1", "--json", "--workers", "0", "--episodes", "2")
+    assert [row["before"] for row in json.loads(out)["tasks"]] == [matrix.mean(1, 0)]
     code, out, _ = perdure("eval", "mine/seed1", "--task", "corner-2", "--episodes", "3", "--workers", "0")
     assert code == 0
     assert "corner-2" in out
@@ -132,6 +137,7 @@ def test_data_go_in_and_out(place, perdure):
     code, out, _ = perdure("data", "import", npz(place / "raw"), "pend/one", "--low", "-2", "--high", "2", "--quality", "random")
     assert code == 0
     assert "pend/one" in out
+    assert "action bounds  given" in " ".join(perdure("data", "info", "pend/one")[1].split(" "))
     card = json.loads((place / "data" / "pend" / "one" / "card.json").read_text())
     assert card["spec"]["action"]["low"] == [-2.0]
     assert card["quality"] == "random"
@@ -150,6 +156,27 @@ def test_a_guard_ends_with_its_own_code_and_the_remedy(place, perdure):
     assert "NaN or inf" in err[-1]
     assert "lower method.learning_rate" in err[-1]
     assert not any("Traceback" in line for line in err)
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(perdure):
+    assert json.loads(perdure("run", "packnet", "toy", "--seed", "1e1", "--show")[1])["seed"] == 10
+
+
+def test_too_little_memory_is_a_guard_that_names_the_sizes(perdure):
+    code, _, err = perdure("run", "finetune", "toy", *SHORT, "--policy.width", "30000000000")
+    assert code == 3
+    assert "method.batch 8 and policy.width 30000000000" in err[-1]
+    assert not any("Traceback" in line for line in err)
+    assert perdure("run", "finetune", "toy", "--policy.width", "30000000000", "--dry-run")[0] == 3
+
+
+def test_only_what_speaks_of_memory_becomes_a_guard():
+    config = plan("finetune", "toy")
+    with pytest.raises(RuntimeError, match="shapes differ"), enough_memory(config):
+        raise RuntimeError("shapes differ")
+    for problem in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        with pytest.raises(GuardError, match=r"method\.batch 64"), enough_memory(config):
+            raise problem
 
 
 def test_streams_say_whether_their_data_are_here(place, perdure):
@@ -182,6 +209,17 @@ def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(place, num
     assert process.returncode == code
     last = err.splitlines()[-1]
     assert "after a clean checkpoint; resume with: perdure run finetune toy --out mine" in last
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("after", [0.3, 0.8])
+def test_ctrl_c_while_modules_are_imported_is_one_sentence(place, after):
+    process = start(place, "run", "finetune", "toy", "--out", "mine", "--workers", "0", "--method.steps", "300000")
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("perdure: ")
     assert "Traceback" not in err
 
 

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, stream_file
+from wrong_lines import EMPTY, LINES
 
 from perdure.core.checkpoint import write_folder
 from perdure.experiment import claimed, resolve, settle_config
@@ -31,67 +32,9 @@ def words(line):
 
 # -- names, keys and values ---------------------------------------------------------------------------------
 
-LINES = {
-    "runn toy": ("unknown command 'runn'", "did you mean 'run'?"),
-    "run packnat toy": ("unknown method 'packnat'", "did you mean 'packnet'?"),
-    "run my_module:Nothing toy": ("my_module:Nothing", "cannot be imported"),
-    "run packnet cw3-v4": ("unknown stream 'cw3-v4'", "did you mean 'cw3-v3'?"),
-    "run packnet toy --policy bcc": ("unknown policy 'bcc'", "did you mean 'bc'?"),
-    "run packnet toy --profile papr": ("--profile is 'papr'", "did you mean 'paper'?"),
-    "run packnet toy --sede 1": ("unknown option --sede", "did you mean '--seed'?"),
-    "run packnet toy --seed one": ("--seed is 'one'", "a whole number"),
-    "run packnet toy --seed -1": ("seed is -1", "from 0"),
-    "run packnet toy --seed 1 1": ("--seed is 1 1", "different"),
-    "run packnet toy --seed 1 --seed 2": ("--seed is given twice",),
-    "run packnet toy --device gpu": ("--device is 'gpu'", "cpu, cuda"),
-    "run packnet toy --workers": ("--workers has no value",),
-    "run packnet toy --workers -3 --quiet": ("unknown option --quiet",),
-    "run packnet toy --workers -3": ("workers is -3", "from 0"),
-    "run packnet toy --show=yes": ("--show is 'yes'", "no value"),
-    "run packnet": ("needs METHOD and STREAM", "example: perdure run packnet toy"),
-    "run packnet toy more": ("METHOD and STREAM", "more"),
-    "run packnet toy --method.strenght 3": ("unknown option method.strenght", "known: steps"),
-    "run packnet toy --method.step 3": ("unknown option method.step", "did you mean 'steps'?"),
-    "run packnet toy --method.share half": ("method.share is 'half'", "equal"),
-    "run packnet toy --method.steps many": ("method.steps is 'many'", "a whole number"),
-    "run packnet toy --method.steps": ("--method.steps has no value",),
-    "run packnet toy --method.steps 1 --method.steps 2": ("--method.steps is given twice",),
-    "run packnet toy --metod.steps 3": ("unknown option --metod.steps", "did you mean 'method'?"),
-    "run packnet toy --stream.task 2": ("unknown option stream.task", "did you mean 'tasks'?"),
-    "run packnet toy --evaluation.shared 60": ("evaluation.shared is 60", "must not be larger"),
-    "run packnet toy --policy.width 0": ("policy.width is 0",),
-    "run --from config.json packnet toy": ("--from", "packnet", "leave one of them out"),
-    "run --from config.json --seed 3": ("--from", "--seed", "leave one of them out"),
-    "run --from config.json --method.steps 3": ("--from", "--method.steps"),
-    "run --from config.json": ("config.json is missing",),
-    "run finetune toy --policy.heads half": ("policy.heads is 'half'", "task, single"),
-    "collect toy": ("toy", "nothing to collect"),
-    "collect hamer": ("unknown stream or task 'hamer'", "did you mean 'hammer'?"),
-    "collect ../hammer": ("unknown stream or task '../hammer'",),
-    "collect hammer --quality good": ("--quality is 'good'", "expert"),
-    "collect hammer --episodes 5000": ("episodes is 5000", "2 to 200"),
-    "data lst": ("unknown command 'data lst'", "did you mean 'list'?"),
-    "data info ../../etc": ("../../etc", "no dataset folder"),
-    "data info a/../../etc": ("a/../../etc", "no safe folder name"),
-    "data check nothing": ("nothing", "no dataset folder"),
-    "data check": ("needs a dataset",),
-    "data import nothing.npz x": ("nothing.npz does not exist",),
-    "data import nothing.npz ../x": ("'../x'", "no safe folder name"),
-    "data import nothing.npz": ("needs NAME", "example"),
-    "eval": ("needs RUN", "example"),
-    "eval nowhere": ("nowhere holds no agent",),
-    "report": ("needs at least one run folder",),
-    "report nowhere": ("nowhere is no folder",),
-    "report . --label x": ("--label is 'x'", "RUN=LABEL"),
-    "video nowhere": ("nowhere",),
-    "methods --jsn": ("unknown option --jsn", "did you mean '--json'?"),
-    "methods packnet": ("unexpected 'packnet'",),
-    "bench samplin": ("unknown measure 'samplin'", "did you mean 'sampling'?"),
-    "bench --rounds 1": ("rounds is 1",),
-    "bench --out x.txt": ("x.txt", ".json"),
-    "streams nowhere.toml": ("nowhere.toml is missing",),
-}
 CASES += [pytest.param(words(line), fragments, id=line) for line, fragments in LINES.items()]
+
+CASES += [pytest.param(lambda place, argv=argv: argv, ("empty",), id=f"empty in {' '.join(argv)}") for argv in EMPTY]
 
 
 # -- datasets -----------------------------------------------------------------------------------------------
@@ -227,6 +170,38 @@ def import_of_an_unknown_format(place):
 @wrong("kitchen.toml", "'swing'", "no dataset at")
 def stream_with_a_missing_dataset(place):
     return ["run", "finetune", stream_file(place, ["name = 'swing'\ndata = 'nothing'"])]
+
+
+@wrong("'swing'", "'Pendulm-v1' is not registered", "did you mean 'Pendulum-v1'?")
+def listing_a_stream_with_a_mistyped_environment(place):
+    dataset(place / "set")
+    scored = "score = 'return'\nlow = 0\nhigh = 1"
+    return ["streams", stream_file(place, [f"name = 'swing'\ndata = 'set'\nenv = 'Pendulm-v1'\n{scored}"])]
+
+
+@wrong("'swing'", "horizon is 0")
+def listing_a_stream_without_steps(place):
+    dataset(place / "set")
+    scored = "horizon = 0\nscore = 'return'\nlow = 0\nhigh = 1"
+    return ["streams", stream_file(place, [f"name = 'swing'\ndata = 'set'\nenv = 'Pendulum-v1'\n{scored}"])]
+
+
+@wrong("'swing'", "has no score")
+def listing_a_stream_that_nothing_scores(place):
+    dataset(place / "set")
+    return ["streams", stream_file(place, ["name = 'swing'\ndata = 'set'\nenv = 'Pendulum-v1'"])]
+
+
+@wrong("'swing'", "no held-out episode")
+def listing_a_stream_without_held_out_episodes(place):
+    dataset(place / "set", episodes=1)
+    return ["streams", stream_file(place, ["name = 'swing'\ndata = 'set'"])]
+
+
+@wrong("the task 'swing' twice")
+def listing_a_stream_that_names_a_task_twice(place):
+    dataset(place / "set")
+    return ["streams", stream_file(place, ["name = 'swing'\ndata = 'set'"] * 2)]
 
 
 @wrong("MountainCarContinuous-v0", "sample", "different spaces", "obs is float32-2 here and float32-3 there")

@@ -370,7 +370,7 @@ def test_newest_agent(tmp_path):
 def test_a_disk_full_at_the_very_end_loses_nothing(method, tmp_path, whole):
     """After the last checkpoint only scores.json is missing; the next start writes it and learns nothing again."""
     refuse = OSError(28, "No space left on device")
-    with patch("perdure.core.run.write_json", side_effect=refuse), pytest.raises(UsageError, match="No space left.*make room"):
+    with patch("perdure.core.run.write_json", side_effect=refuse), pytest.raises(UsageError, match=r"No space left.*make room"):
         execute(config(method), tmp_path / "run")
     execute(config(method), tmp_path / "run", change=lambda method: setattr(method, "descend", pytest.fail))
     assert folder_digests(tmp_path / "run") == whole(config(method))

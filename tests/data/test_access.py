@@ -46,14 +46,19 @@ def test_views_draw_by_step_purpose_and_task():
     assert not given.past()[0].windows(2, 6, step).timestep.equal(once.timestep), "two tasks do not draw alike"
 
 
-def test_views_are_made_once_and_can_be_released():
+def test_views_are_made_once():
     views = Views(stream_of(config()))
     first = Access(views, 0, frozenset()).current
     sampler, stats = first.sampler, first.stats()
     assert Access(views, 0, frozenset()).current.sampler is sampler
     assert first.stats() is stats
-    views.release({1})
-    assert first.sampler is not sampler
+
+
+def test_a_second_draw_of_one_step_needs_a_purpose_of_its_own():
+    view, step = Views(stream_of(config())).views[0], Step(0, 0, "train", 1)
+    first = view.windows(2, 20, step)
+    assert view.windows(2, 20, step).obs.equal(first.obs)
+    assert not view.windows(2, 20, step, purpose="reference").obs.equal(first.obs)
 
 
 def test_remembering_is_keyed_by_seed_and_task():

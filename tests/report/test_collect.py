@@ -1,6 +1,7 @@
 """Collecting runs: parents and single folders, references, and refusals that name the field."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -94,15 +95,44 @@ def test_a_seed_twice_is_refused(make_run, tmp_path):
 def test_unfinished_runs_are_refused_unless_allowed(make_run, tmp_path):
     make_run("er", 0)
     half = make_run("er", 1, complete=False)
-    with pytest.raises(UsageError, match=r"er-1 is not finished.*perdure run --from"):
-        collect([tmp_path])
+    with pytest.raises(UsageError, match=r"er-1 is not finished.*perdure run --from.*--unfinished"):
+        collect([tmp_path, half])
     collection = collect([tmp_path], unfinished=True)
     assert len(collection.runs) == 2
     assert "not finished" in collection.notices[0]
     (half / "scores.json").unlink()
-    with pytest.raises(UsageError, match=r"has no scores\.json"):
-        collect([tmp_path])
+    with pytest.raises(UsageError, match=r"has no scores\.json.*--unfinished"):
+        collect([half])
     assert len(collect([tmp_path], unfinished=True).runs) == 1
+
+
+def test_unfinished_runs_below_a_parent_are_left_out_and_named(make_run, tmp_path):
+    make_run("er", 0)
+    make_run("er", 1, complete=False)
+    collection = collect([tmp_path])
+    assert [run.seed for run in collection.runs] == [0]
+    (notice,) = collection.notices
+    assert "er-1" in notice
+    assert "--unfinished" in notice
+    (tmp_path / "runs" / "er-0" / "scores.json").unlink()
+    with pytest.raises(UsageError, match=r"no finished run.*--unfinished"):
+        collect([tmp_path])
+
+
+def test_a_label_may_name_a_run_below_a_given_folder(make_run, tmp_path):
+    make_run("er", 0)
+    other = make_run("er", 1, config_hash="ffffffff")
+    make_run("er", 2, config_hash="ffffffff")
+    third = make_run("er", 3, config_hash="eeeeeeee")
+    with pytest.raises(UsageError) as caught:
+        collect([tmp_path])
+    _, _, command = str(caught.value).partition("rows of their own: ")
+    program, verb, given, option, *pairs = shlex.split(command)
+    assert (program, verb, given, option) == ("perdure", "report", str(tmp_path), "--label")
+    labels = dict(pair.rsplit("=", 1) for pair in pairs)
+    assert {str(other), str(third)} < set(labels)
+    rows = {group.name: len(group.runs) for group in collect([tmp_path], labels=labels).groups}
+    assert rows == {"er": 1, "er (setting-2)": 2, "er (setting-3)": 1}
 
 
 def test_folders_without_runs_are_refused(tmp_path):
