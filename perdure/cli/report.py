@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from rich.console import Console
 from tyro.conf import arg
 
 from perdure.cli.parse import asks_for_help, parse, print_help
@@ -49,8 +51,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         print_json(tables.json_table(done.table))
         return 0
-    print(tables.markdown(done.table).rstrip())
-    print(f"\npage: {done.page}")
+    Console(width=None if sys.stdout.isatty() else 100).print(tables.terminal(done.table))
+    print(f"\nall columns: {done.page.parent / 'table.md'}\npage: {done.page}")
     return 0
 
 
