@@ -9,8 +9,8 @@ lets replayed and new samples share a batch and an actor take raw observations f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -46,9 +46,11 @@ class Windows:
     weight: Tensor
     """(B,) float32, default 1."""
     tasks: tuple[int, ...]
-    """The tasks that occur in `task`, known without reading the tensor (a read would stall a GPU)."""
+    """The tasks that may occur in `task`, known without reading the tensor (a read would stall a GPU)."""
     spaces: str = ""
     """Observation and action space; batches are joined only if it is the same."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a method keeps with its windows, leading axis B, such as the outputs of an earlier policy."""
 
     def __len__(self) -> int:
         return self.task.shape[0]
@@ -73,7 +75,7 @@ class Transitions:
     weight: Tensor
     """(B,) float32."""
     tasks: tuple[int, ...]
-    """The tasks that occur in `task`."""
+    """The tasks that may occur in `task`."""
     spaces: str = ""
     """Observation and action space; batches are joined only if it is the same."""
 
@@ -84,12 +86,14 @@ class Transitions:
 def map_fields(batch: B, change: Callable[[Tensor], Tensor]) -> B:
     """A batch of the same type with `change` applied to every tensor."""
     changed: dict[str, Any] = {name: change(batch.__dict__[name]) for name in tensor_fields(batch)}
+    if isinstance(batch, Windows):
+        changed["extra"] = {name: change(value) for name, value in batch.extra.items()}
     return replace(batch, **changed)
 
 
 def tensor_fields(batch: Windows | Transitions) -> list[str]:
     """Names of the tensor fields of a batch, in order."""
-    return [f.name for f in fields(batch) if f.name not in ("tasks", "spaces")]
+    return [f.name for f in fields(batch) if f.name not in ("tasks", "spaces", "extra")]
 
 
 def concatenate(batches: Sequence[B]) -> B:
@@ -97,6 +101,9 @@ def concatenate(batches: Sequence[B]) -> B:
     if len(batches) == 1:
         return batches[0]
     joined: dict[str, Any] = {name: torch.cat([b.__dict__[name] for b in batches]) for name in tensor_fields(batches[0])}
+    parts = [b.extra for b in batches if isinstance(b, Windows)]
+    if parts and parts[0]:
+        joined["extra"] = {name: torch.cat([extra[name] for extra in parts]) for name in parts[0]}
     return replace(batches[0], **joined, tasks=tuple(sorted({t for b in batches for t in b.tasks})))
 
 

@@ -66,6 +66,20 @@ class ActionDist:
             return (self.best() != action).float()
         return (self.output() - action).square().mean(-1)
 
+    def divergence(self, other: ActionDist) -> Tensor:
+        """(B, L): Kullback-Leibler divergence KL(other || self), the cost of acting like self where other was right.
+
+        For unit variances it is half the summed squared distance of the means, the scale of the likelihood.
+        """
+        if self.logits is not None:
+            assert other.logits is not None
+            target = other.logits.log_softmax(-1)
+            return (target.exp() * (target - self.logits.log_softmax(-1))).sum(-1)
+        assert self.mean is not None and self.log_std is not None and other.mean is not None and other.log_std is not None
+        ratio = 2 * (other.log_std - self.log_std)
+        distance = ((other.mean - self.mean) * (-self.log_std).exp()).square()
+        return 0.5 * (ratio.exp() - 1 - ratio + distance).sum(-1)
+
     def output(self) -> Tensor:
         """What the network computed: the mean or the logits, (B, L, A) or (B, L, n)."""
         output = self.mean if self.logits is None else self.logits

@@ -18,30 +18,23 @@ from typing import Any
 
 from torch import Tensor
 
+from perdure.continual.replay import ReplayConfig
 from perdure.core.batch import average, mix
 from perdure.core.errors import UsageError
-from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.task import Task
 from perdure.data.memory import ReplayMemory
 
 
 @dataclass(frozen=True)
-class ERConfig(MethodConfig):
+class ERConfig(ReplayConfig):
     """Experience replay."""
 
-    memory_share: float = 0.05
-    """Share of each task's training transitions that is kept."""
-    memory_bytes: int | None = None
-    """Budget for all tasks together, in bytes, shared equally; replaces `memory_share`."""
     replay: float = 1.0
     """Replayed samples per new sample."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.memory_share <= 1:
-            raise UsageError(f"method.memory_share is {self.memory_share}; give a share above 0 and at most 1")
-        if self.memory_bytes is not None and self.memory_bytes < 1:
-            raise UsageError(f"method.memory_bytes is {self.memory_bytes}; give a number of bytes above 0, or none")
         if not self.replay >= 0:
             raise UsageError(f"method.replay is {self.replay}; give 0 or a number above 0")
 
@@ -68,7 +61,7 @@ class ER(Method):
 
         def train(step: Step) -> Mapping[str, Tensor]:
             new = access.current.windows(self.policy.context, self.config.batch, step)
-            old = self.memory.draw(replayed, step) if self.memory.parts and replayed else []
+            old = self.memory.draw(replayed, step) if self.memory.tasks() and replayed else []
             return {"fit": self.descend("policy", average(self.policy.loss, mix(new, old)))}
 
         def remember() -> None:

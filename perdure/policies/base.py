@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Policy, Stats
 from perdure.core.spec import Discrete, Spec
@@ -33,11 +36,35 @@ class PolicyConfig:
                 raise UsageError(f"policy.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a trunk reads of a batch, with observations and returns on the scale of each sample's own task."""
+
+    obs: Tensor
+    """(B, L, *O) normalised, or uint8 images."""
+    spec: Spec
+    """Spaces of the batch: they choose the encoders."""
+    action: Tensor | None = None
+    """(B, L, A) or (B, L); None where the trunk does not read actions."""
+    returns: Tensor | None = None
+    """(B, L) in units of the return scale."""
+    timestep: Tensor | None = None
+    """(B, L)."""
+
+
 class TrunkPolicy(Policy):
-    """A shared trunk with an encoder per observation space and heads, normalisers and return targets per task."""
+    """A shared trunk with an encoder per observation space and heads, normalisers and return targets per task.
+
+    A forward pass has three parts that methods may also call alone: `inputs` puts a batch on the scale of its tasks,
+    `hidden` runs the trunk, and `distribution` reads its features through the heads.
+    """
+
+    side: nn.Module | None
+    """A module that maps `Inputs` to what is added inside the trunk (see `hidden`); None: nothing is."""
 
     def __init__(self, config: Any, width: int):
         super().__init__()
+        self.side = None
         self.config = config
         self.width = width
         self.encoders = nn.ModuleDict()
@@ -82,6 +109,29 @@ class TrunkPolicy(Policy):
         if self.config.normaliser == "task":
             return self.normalizer(obs, task, tasks)
         return self.normalizer(obs, task, (self._statistics_of(tasks[0]),))
+
+    @abstractmethod
+    def inputs(self, batch: Windows) -> Inputs:
+        """What the trunk reads of the batch."""
+
+    @abstractmethod
+    def hidden(self, inputs: Inputs, lateral: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The output of every layer of the trunk, in order, the features (B, L, D) last.
+
+        `lateral[i]`, of the shape of output i, is added to what layer i + 1 computes, before its activation; the last one
+        is added to the features.
+        """
+
+    @abstractmethod
+    def hidden_widths(self) -> list[int]:
+        """Size of the last axis of every output of `hidden`."""
+
+    def features(self, inputs: Inputs) -> Tensor:
+        """(B, L, D), what the heads read."""
+        return self.hidden(inputs, None if self.side is None else self.side(inputs))[-1]
+
+    def forward(self, batch: Windows) -> ActionDist:
+        return self.distribution(self.features(self.inputs(batch)), batch.task, batch.tasks)
 
     def distribution(self, features: Tensor, task: Tensor, tasks: tuple[int, ...]) -> ActionDist:
         """(B, L, D) features -> action distribution through each sample's head."""

@@ -9,6 +9,7 @@ Differs    per-task heads and observation statistics by default; `cpu` profile i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -18,9 +19,9 @@ from torch import Generator, Tensor, nn
 
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
-from perdure.core.policy import ActionDist, Carry, Weights
+from perdure.core.policy import Carry, Weights
 from perdure.data.sampler import unscale_action
-from perdure.policies.base import PolicyConfig, TrunkPolicy
+from perdure.policies.base import Inputs, PolicyConfig, TrunkPolicy
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
@@ -69,10 +70,22 @@ class BC(TrunkPolicy):
             layers += [nn.Linear(config.width, config.width), activation()]
         self.trunk = nn.Sequential(*layers)
 
-    def forward(self, batch: Windows) -> ActionDist:
-        obs = self._normalised(batch.obs, batch.task, batch.tasks)
-        features = self.trunk(self.encoders[self.specs[batch.tasks[0]].obs_key](obs))
-        return self.distribution(features, batch.task, batch.tasks)
+    def inputs(self, batch: Windows) -> Inputs:
+        return Inputs(self._normalised(batch.obs, batch.task, batch.tasks), self.specs[batch.tasks[0]])
+
+    def hidden(self, inputs: Inputs, lateral: Sequence[Tensor] | None = None) -> list[Tensor]:
+        x = self.encoders[inputs.spec.obs_key](inputs.obs)
+        outputs: list[Tensor] = []
+        for module in self.trunk:
+            if isinstance(module, nn.Linear):
+                outputs.append(x)  # a linear map begins a new layer
+                x = module(x) if lateral is None else module(x) + lateral[len(outputs) - 1]
+            else:
+                x = module(x)
+        return [*outputs, x if lateral is None else x + lateral[-1]]
+
+    def hidden_widths(self) -> list[int]:
+        return [self.config.width] * self.config.layers
 
     def actor(self, task: int | None, weights: Weights | None = None) -> BCActor:
         if task is None:

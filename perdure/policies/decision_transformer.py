@@ -12,6 +12,7 @@ Differs    windows are right-padded, so the causal flag replaces mask tensors; t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -20,11 +21,11 @@ from torch import Generator, Tensor, nn
 
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
-from perdure.core.policy import ActionDist, Carry, Weights
+from perdure.core.policy import Carry, Weights
 from perdure.core.spec import Discrete, Spec
 from perdure.data.sampler import unscale_action
 from perdure.nets.transformer import ACTIVATIONS, Block, state_token_mask
-from perdure.policies.base import PolicyConfig, TrunkPolicy
+from perdure.policies.base import Inputs, PolicyConfig, TrunkPolicy
 
 
 @dataclass(frozen=True)
@@ -98,32 +99,42 @@ class DecisionTransformer(TrunkPolicy):
                 nn.Embedding(size.n, self.width) if isinstance(size, Discrete) else nn.Linear(size.size, self.width)
             )
 
-    def forward(self, batch: Windows) -> ActionDist:
-        spec = self.specs[batch.tasks[0]]
-        length = batch.timestep.shape[1]
-        obs = self._normalised(batch.obs, batch.task, batch.tasks)
+    def inputs(self, batch: Windows) -> Inputs:
         scale = self._scales(batch.task, batch.tasks)
+        return Inputs(self._normalised(batch.obs, batch.task, batch.tasks), self.specs[batch.tasks[0]], batch.action,
+                      batch.return_to_go / scale, batch.timestep)
+
+    def hidden(self, inputs: Inputs, lateral: Sequence[Tensor] | None = None) -> list[Tensor]:
+        assert inputs.returns is not None and inputs.timestep is not None
+        length = inputs.timestep.shape[1]
         # three tokens (B, L, D) per step -> (B, 3L, D), in the order return, observation, action
         tokens = torch.stack([
-            self.embed_return((batch.return_to_go / scale).unsqueeze(-1)),
-            self.encoders[spec.obs_key](obs),
-            self.embed_actions[spec.action_key](batch.action),
+            self.embed_return(inputs.returns.unsqueeze(-1)),
+            self.encoders[inputs.spec.obs_key](inputs.obs),
+            self.embed_actions[inputs.spec.action_key](inputs.action),
         ], dim=2)  # fmt: skip
-        time = self.embed_time(batch.timestep.clamp(max=self.config.longest_episode - 1))
+        time = self.embed_time(inputs.timestep.clamp(max=self.config.longest_episode - 1))
         x = self.norm_in((tokens + time.unsqueeze(2)).flatten(1, 2))
+        outputs = [x]
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = block(x) if lateral is None else block(x) + lateral[len(outputs) - 1]
+            outputs.append(x)
         states = cast(Block, self.blocks[-1]).states_only(x, self.may_read[:length, : 3 * length])
-        return self.distribution(self.norm_out(states), batch.task, batch.tasks)
+        if lateral is not None:
+            states = states + lateral[-2][:, 1::3]  # (B, 3L, D) -> (B, L, D), the observation tokens
+        features = self.norm_out(states)
+        return [*outputs, features if lateral is None else features + lateral[-1]]
+
+    def hidden_widths(self) -> list[int]:
+        return [self.width] * (self.config.layers + 1)
 
     def _scales(self, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
         """Return scale of each sample, (B, 1), or one number for a single task."""
         if len(tasks) == 1:
             return self.get_buffer(f"returns_{tasks[0]}")[0]
-        scales = torch.zeros(max(tasks) + 1, device=task.device)
-        for t in tasks:
-            scales[t] = self.get_buffer(f"returns_{t}")[0]
-        return scales[task].unsqueeze(1)
+        lookup = torch.zeros(max(tasks) + 1, dtype=torch.int64, device=task.device)
+        lookup[torch.tensor(tasks, device=task.device)] = torch.arange(len(tasks), device=task.device)
+        return torch.stack([self.get_buffer(f"returns_{t}")[0] for t in tasks])[lookup[task]].unsqueeze(1)
 
     def actor(self, task: int | None, weights: Weights | None = None) -> DTActor:
         if task is None:

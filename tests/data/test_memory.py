@@ -9,7 +9,7 @@ from dataset_samples import ALL_SPECS, CONTINUOUS, DESCRIPTION, DISCRETE, episod
 from perdure.core.batch import tensor_fields
 from perdure.core.errors import UsageError
 from perdure.core.method import Step
-from perdure.data.memory import ReplayMemory
+from perdure.data.memory import ReplayMemory, with_extra
 from perdure.data.sampler import Sampler
 from perdure.data.store import Dataset
 
@@ -45,7 +45,7 @@ def test_bytes_count_every_stored_tensor():
 @pytest.mark.parametrize("budget", [4000, 5001, 10**9])
 def test_shrinking_keeps_a_prefix_of_every_task(budget):
     memory = filled(CONTINUOUS, CONTINUOUS, DISCRETE)
-    before = {task: memory.all(task).obs for task in memory.parts}
+    before = {task: memory.all(task).obs for task in memory.tasks()}
     memory.shrink(budget)
     assert memory.bytes() <= budget
     for task, obs in before.items():
@@ -87,8 +87,19 @@ def test_draws_share_evenly_and_join_equal_spaces():
 
 def test_fewer_samples_than_tasks():
     memory = filled(CONTINUOUS, CONTINUOUS, CONTINUOUS)
-    drawn = [memory.draw(1, Step(0, 3, "train", i))[0].tasks for i in range(3)]
-    assert drawn == [(0,), (1,), (2,)]
+    drawn = [memory.draw(1, Step(0, 3, "train", i))[0].task.tolist() for i in range(3)]
+    assert drawn == [[0], [1], [2]]
+
+
+def test_what_a_method_adds_is_kept_and_drawn_with_its_window():
+    memory = ReplayMemory()
+    for task, spec in enumerate((CONTINUOUS, DISCRETE, CONTINUOUS)):
+        kept = windows(task, spec)
+        memory.add(task, with_extra(kept, mark=kept.timestep[:, 0] + 100.0 * task))
+    memory.shrink(12_000)
+    for batch in memory.draw(40, Step(0, 3, "train", 0)):
+        assert torch.equal(batch.extra["mark"], batch.timestep[:, 0] + 100.0 * batch.task)
+    assert memory.bytes() == sum(value.nbytes for value in memory.state_dict().values())
 
 
 def test_draws_are_keyed_by_their_step():
@@ -103,6 +114,6 @@ def test_rebuild_from_json():
     other.rebuild(json.loads(json.dumps(memory.architecture())))
     other.load_state_dict(memory.state_dict())
     assert other.bytes() == memory.bytes()
-    for task in memory.parts:
+    for task in memory.tasks():
         for name in tensor_fields(memory.all(task)):
             assert torch.equal(getattr(other.all(task), name), getattr(memory.all(task), name))

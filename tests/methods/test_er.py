@@ -36,7 +36,7 @@ def test_obeys_the_byte_budget_and_shares_it_equally(policy, budget, stream):
         lab.learn(task)
         memory = lab.method.memory
         assert memory.bytes() == lab.method.memory_bytes() <= budget
-        per_window = {t: memory.task_bytes(t) // memory.size(t) for t in memory.parts}
+        per_window = {t: memory.task_bytes(t) // memory.size(t) for t in memory.tasks()}
         for t, size in per_window.items():
             assert budget / (task + 1) - size < memory.task_bytes(t) <= budget / (task + 1)
 
