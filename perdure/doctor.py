@@ -36,7 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pixels": ("dm-control==1.0.28", "mujoco==3.3.0", "numpy<2.4"),
     "minari": ("minari[hdf5,arrow]>=0.5.3",),
     "tensorboard": ("tensorboard>=2.17",),
-    "ray": ("ray[default,tune]>=2.40",),
+    "ray": ("ray>=2.40",),
     "export": ("onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.5"),
 }
 """Optional parts and what they need, as in pyproject.toml; the tests compare."""
@@ -202,12 +202,18 @@ def rendering() -> Check:
     return Check("rendering", ok, detail, "" if ok else f"clips are left out; {advice()}", needed=False)
 
 
-def cores() -> Check:
-    """Cores that this process may use."""
+def usable_cores() -> float:
+    """Cores that this process may use; a container may have a share of one."""
     number = float(len(os.sched_getaffinity(0))) if sys.platform == "linux" else float(os.cpu_count() or 1)
     quota = _words(Path("/sys/fs/cgroup/cpu.max"))
     if len(quota) == 2 and all(word.isdigit() for word in quota):
         number = min(number, int(quota[0]) / int(quota[1]))
+    return number
+
+
+def cores() -> Check:
+    """Cores that this process may use."""
+    number = usable_cores()
     ok = number >= 2
     repair = "" if ok else "everything works, the demo takes up to twice its 12 minutes"
     return Check("cores", ok, f"{number:g}", repair, needed=False)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import platform
 import resource
 import shlex
 import shutil
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
@@ -26,6 +23,7 @@ from perdure.benchmarks import STREAMS
 from perdure.core.config import build, convert, digest, first_difference, to_json
 from perdure.core.errors import UsageError, nearest
 from perdure.core.files import read_json, write_json
+from perdure.core.lock import claimed
 from perdure.core.log import Sink, open_sinks
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.method import Method, Need
@@ -38,6 +36,9 @@ from perdure.policies import POLICIES
 from perdure.streams import benchmark, load_stream, stream_options
 
 PROFILES = ("cpu", "paper")
+
+LITTER = ".*.json.*.tmp"
+"""Of a write that a kill cut short."""
 
 
 @dataclass(frozen=True)
@@ -170,50 +171,39 @@ def versions() -> dict[str, str]:
     return found
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold the run folder; a second command on it is refused. The lock goes with the process, however that ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / "run.lock", "a+")  # noqa: SIM115 - closed below
-    except OSError as problem:
-        raise UsageError(f"out is {folder}, which cannot be written ({problem.strerror}); choose another --out") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            raise UsageError(f"{folder} is being written by {handle.read().strip() or 'another command'}; wait for it, stop it,"
-                             " or choose another --out") from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        handle.flush()
-        yield
-    (folder / "run.lock").unlink(missing_ok=True)
-
-
 def settle_config(folder: Path, config: RunConfig) -> bool:
     """Write config.json and return True, or check that the folder's is this config and return False.
 
     Raises:
         UsageError: the folder belongs to another config; names the first differing field.
     """
-    path, mine = folder / "config.json", asdict(config)
-    for litter in folder.glob(".*.json.*.tmp"):  # of a write that a kill cut short
+    for litter in folder.glob(LITTER):
         litter.unlink()
-    if path.exists():
-        theirs = {k: v for k, v in read_config_json(path).items() if k not in ("perdure", "hash")}
-        if found := first_difference(json.loads(json.dumps(mine)), theirs):
-            raise UsageError(f"{folder} holds a run of another config ({found}); choose another --out or remove the folder")
+    if holds(folder, config):
         return False
-    if any(p.name != "run.lock" for p in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
     try:
-        write_json(path, mine | {"hash": config.hash, "perdure": __version__})
+        write_json(folder / "config.json", asdict(config) | {"hash": config.hash, "perdure": __version__})
     except OSError as problem:
         reason = f"which cannot be written ({problem.strerror})"
         raise UsageError(f"out is {folder}, {reason}; make room, or choose another --out") from None
     return True
+
+
+def holds(folder: Path, config: RunConfig) -> bool:
+    """Whether the folder holds a run of this config; not if it is empty, or not there.
+
+    Raises:
+        UsageError: it belongs to another config, or to something else.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        theirs = {k: v for k, v in read_config_json(path).items() if k not in ("perdure", "hash")}
+        if found := first_difference(json.loads(json.dumps(asdict(config))), theirs):
+            raise UsageError(f"{folder} holds a run of another config ({found}); choose another --out or remove the folder")
+        return True
+    if folder.is_dir() and any(p.name != "run.lock" and not p.match(LITTER) for p in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
+    return False
 
 
 def forget(folder: Path) -> None:
@@ -290,7 +280,7 @@ class Experiment:
         started = time.time()
         stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
         method = make_method(config)
-        needs = grant(type(method), method.config, stream) | self._uses_task_id(stream)
+        needs = self._needs(method, stream)
         views = Views(stream, self.device, method.config.sampling)
         device = torch.device(self.device)
 
@@ -314,6 +304,23 @@ class Experiment:
             with contextlib.suppress(OSError):  # the reason why the run ended must not be hidden by this one
                 self._record(run, time.time() - started)
 
+    def check(self, stream: Stream) -> None:
+        """Refuse a method that cannot begin with this policy on this stream; nothing is written.
+
+        Raises:
+            UsageError: in the method's or the protocol's own words.
+        """
+        with torch.random.fork_rng(devices=[]):
+            method = make_method(self.config)
+            task = stream.tasks[-1 if method.schedule == "joint" else 0]
+            views = Views(stream, "cpu", method.config.sampling)
+            phases = method.phases(task, Access(views, task.index, self._needs(method, stream)))
+            if phases and phases[0].begin is not None:
+                phases[0].begin()
+
+    def _needs(self, method: Method, stream: Stream) -> frozenset[Need]:
+        return grant(type(method), method.config, stream) | self._uses_task_id(stream)
+
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
         """Per-task heads, normalisers or return targets use the task id, whatever the method declares."""
         policy = self.config.policy_config
@@ -332,7 +339,7 @@ class Experiment:
         config, policy = self.config, self.config.policy_config
         words = {"task": "per task", "single": "single", "first": "first task's"}
         return ScoreMatrix(
-            stream=stream.name, stream_version=stream.version, tasks=tuple(task.name for task in stream.tasks),
+            stream=stream.title, stream_version=stream.version, tasks=tuple(task.name for task in stream.tasks),
             method=config.method, policy=config.policy, profile=config.profile, seed=config.seed, config_hash=config.hash,
             protocol={
                 "heads": words[policy.get("heads", "task")], "normaliser": words[policy.get("normaliser", "task")],

@@ -17,11 +17,14 @@ from pathlib import Path
 import pytest
 from quick import quick
 
-from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY
+from perdure.benchmarks import offline_continual_world
+from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY, SHUFFLED
 from perdure.benchmarks.metaworld_source import measured
 from perdure.cli import VERBS, main
+from perdure.core.config import field_types
 from perdure.core.metrics import DEFINITIONS
 from perdure.data.card import FIELDS
+from perdure.experiment import find
 from perdure.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -213,6 +216,24 @@ def test_the_page_of_continual_world_agrees_with_the_code():
     assert {row[0]: row[1:] for row in table(page, "task")} == rungs
     unselected = [task for task in CW10 if task not in ORDERS["cw3-v3"] and measured(task)["expert"] >= 0.95]
     assert list(ORDERS["cw3b-v3"]) == unselected[:3]
+
+
+def test_the_page_of_offline_continual_world_agrees_with_the_code():
+    page = DOCS / "benchmarks" / "offline_continual_world.md"
+    assert [row[0] for row in table(page, "stream")] == [*offline_continual_world.ORDERS, "ocw10-mt50"]
+    places = {"default": tuple(range(1, 11))} | SHUFFLED
+    assert {order: (numbers, tasks) for order, numbers, tasks in table(page, "order")} == {
+        order: (", ".join(map(str, row)), ", ".join(CW10[place - 1] for place in row)) for order, row in places.items()}
+    rungs = {task: [measured(task, 500)["expert"], *(level["success"] for level in measured(task, 500)["levels"])]
+             for task in CW10 if measured(task, 500) != measured(task)}
+    assert {row[0]: row[1:] for row in table(page, "task at 500 steps")} == {
+        task: [f"{x:.2f}" for x in row] for task, row in rungs.items()}
+    assert [row[0] for row in table(page, "task") if len(row) == 6] == list(CW10)
+    for row in [row for row in table(page, "method") if len(row) == 9 and "-" not in row]:
+        performance, forgetting, learned = ([float(row[i].split("±")[0]) for i in pair] for pair in ((1, 4), (2, 5), (7, 8)))
+        assert learned == pytest.approx([p + f for p, f in zip(performance, forgetting, strict=True)])
+    switched = {method for method in METHODS if "compat" in field_types(find(method, METHODS, "method").Config)}
+    assert {row[0] for row in table(page, "method") if len(row) == 2} == switched
 
 
 def test_the_page_of_results_names_tables_that_exist():

@@ -1,6 +1,7 @@
 """Measure how noise lowers the success of Meta-World's scripted experts; choose five levels per task.
 
-Writes perdure/benchmarks/goals/metaworld_v3_noise.json; names of tasks as arguments renew only those.
+Writes perdure/benchmarks/goals/metaworld_v3_noise.json, or with `--horizon 500` metaworld_v3_noise_500.json; names
+of tasks as arguments renew only those.
 
 One noise level is no quality scale: per-step noise ruins the hammer and leaves the window untouched. So for
 each task the first axis that brings success down to a fifth is taken: Gaussian noise, else a stretch of
@@ -10,15 +11,15 @@ repeats an episode with slight noise until it succeeds. The levels are then meas
 those figures are the ones that are written.
 """
 
+import argparse
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from perdure.benchmarks.continual_world import TASKS
-from perdure.benchmarks.metaworld_source import NOISE_FILE, MetaWorldSource
+from perdure.benchmarks.metaworld_source import NOISE_FILES, MetaWorldSource
 from perdure.core.files import read_json, write_atomic
 from perdure.data.roll import Level, episode_generator, roll_episode
 
@@ -45,8 +46,8 @@ AXES: list[tuple[float, Callable[[float], Level]]] = [
 class Bench:
     """Successes of one task, each level measured once per set of goals."""
 
-    def __init__(self, task: str):
-        self._source = MetaWorldSource(task)
+    def __init__(self, task: str, horizon: int):
+        self._source = MetaWorldSource(task, horizon)
         self._env, self._expert, self._goals = (
             self._source.environment(),
             self._source.expert(),
@@ -94,8 +95,8 @@ def bisect(bench: Bench, axis: Callable[[float], Level], high: float, target: fl
     return min(tried, key=lambda pair: pair[0])[1]
 
 
-def calibrate(task: str) -> dict[str, Any]:
-    bench = Bench(task)
+def calibrate(task: str, horizon: int) -> dict[str, Any]:
+    bench = Bench(task, horizon)
     best = Level()
     if bench.success(best) < BEST:
         best = max(REPEATED, key=bench.success)
@@ -111,12 +112,17 @@ def calibrate(task: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    tables = read_json(NOISE_FILE)["tasks"] if NOISE_FILE.exists() else {}
-    for task in sys.argv[1:] or TASKS:
-        tables[task] = calibrate(task)
-        head = json.dumps({"format": 1, "episodes": len(CONFIRM), "horizon": 200})[:-1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", default=TASKS)
+    parser.add_argument("--horizon", type=int, choices=list(NOISE_FILES), default=200)
+    arguments = parser.parse_args()
+    file = NOISE_FILES[arguments.horizon]
+    tables = read_json(file)["tasks"] if file.exists() else {}
+    for task in arguments.tasks:
+        tables[task] = calibrate(task, arguments.horizon)
+        head = json.dumps({"format": 1, "episodes": len(CONFIRM), "horizon": arguments.horizon})[:-1]
         lines = [f' "{name}": {json.dumps(tables[name])}' for name in TASKS if name in tables]
-        write_atomic(NOISE_FILE, (head + ', "tasks": {\n' + ",\n".join(lines) + "\n}}\n").encode())
+        write_atomic(file, (head + ', "tasks": {\n' + ",\n".join(lines) + "\n}}\n").encode())
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[
     return [Row(method, stream, policy, tuple(range(seeds))) for method in methods.split()]
 
 
+REPLAY = {"memory_bytes": 3_000_000}
+"""For all tasks together, so that replay methods are compared at the same number of bytes (about 5 % of the data of cw10-v3)."""
+
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
         *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.001, 0.01, 0.1, 1.0, 10.0)),
@@ -54,7 +57,7 @@ TABLES: dict[str, list[Row]] = {
     ],
     "cw3-v3": rows("cw3-v3", "independent finetune packnet er joint ewc", seeds=5),
     "cw3b-v3": rows("cw3b-v3", "independent finetune packnet er joint ewc", seeds=5),
-    "cw10-v3": rows("cw10-v3", "independent finetune packnet er joint"),
+    "cw10-v3": [*rows("cw10-v3", "independent finetune packnet joint"), Row("er", "cw10-v3", options=REPLAY)],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 
@@ -120,8 +123,7 @@ def fill_reproduction() -> None:
     kept: dict[tuple[str, str], list[ScoreMatrix]] = {}
     for path in sorted(RESULTS.glob("*/runs/*/scores.json")):
         table, matrix = path.parts[-4], ScoreMatrix.load(path)
-        label = matrix.method if matrix.policy == "bc" else f"{matrix.method}, `{matrix.policy}`"
-        kept.setdefault((table.removesuffix("-dt"), label), []).append(matrix)
+        kept.setdefault((table.removesuffix("-dt"), _label(path.parent, matrix)), []).append(matrix)
     section, lines = "", []
     for line in REPRODUCTION.read_text().splitlines():
         if line.startswith("### "):
@@ -131,6 +133,15 @@ def fill_reproduction() -> None:
             line = f"| {cells[0]} | {cells[1]} | {' | '.join(_ours(kept[section, cells[0]]))} |"
         lines.append(line)
     write_atomic(REPRODUCTION, ("\n".join(lines) + "\n").encode())
+
+
+def _label(folder: Path, matrix: ScoreMatrix) -> str:
+    """The method with what sets this row apart: released behaviour, another policy, another order of the tasks."""
+    config = load_config(folder / "config.json")
+    compat = " (compat)" if config.method_config.get("compat") else ""
+    order = config.stream_options.get("order", "default")
+    policy = "" if config.policy == "bc" else f", `{config.policy}`"
+    return matrix.method + compat + policy + ("" if order == "default" else f", order {order}")
 
 
 def _ours(matrices: list[ScoreMatrix]) -> list[str]:

@@ -28,9 +28,11 @@ MEASURES: dict[str, str] = {
     "penalty": "perdure.bench.weights:penalty",
     "optimizer": "perdure.bench.weights:optimizer",
     "steps": "perdure.bench.steps:steps",
+    "growth": "perdure.bench.steps:growth",
     "training": "perdure.bench.training:training",
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",
+    "sweep": "perdure.bench.sweeping:sweeping",
 }
 """Name on the command line -> `module:function`, in the order of the table."""
 
@@ -53,7 +55,7 @@ def run_bench(
     """Run the measures, print them, and return them as JSON values.
 
     Args:
-        measures: names from `MEASURES`; None runs all (about ten minutes on a free machine).
+        measures: names from `MEASURES`; None runs all (about fifteen minutes on a free machine).
         rounds: alternating rounds per measure, 7 or more; step overheads take 15 at least.
         cpu_time: judge by CPU time of this process, which a busy machine disturbs less; otherwise by wall time, and no
             verdict is given when the load exceeds the cores.

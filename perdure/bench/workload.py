@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,19 @@ class Scale:
     """Training time of the run whose saves are measured."""
     stream_steps: int | None = None
     """Updates per task of the miniature stream; None keeps the toy's own."""
+    growing: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    """Tasks of the streams whose last task is timed."""
+
+    sweep_runs: int = 4
+    """Runs of the sweep that is timed."""
+    sweep_steps: int = 1000
+    """Updates per task of these runs."""
+    sweep_rounds: int = 3
+    """Rounds of that sweep; more would take long."""
+
+    def short(self) -> Scale:
+        """The same with a tenth of the episodes, for streams of many tasks."""
+        return replace(self, episodes=max(2, self.episodes // 10))
 
 
 FULL = Scale()
@@ -118,7 +131,7 @@ UNTIMED = {"ewc": {"fisher_batch": 8}}
 
 
 class Learner:
-    """A method in the middle of learning its second task, stepped as the driver steps it."""
+    """A method in the middle of learning the last task of a stream, stepped as the driver steps it."""
 
     WARM_UP = 3
     """Updates in every phase before the one that is timed, so that optimizers have state."""
@@ -133,13 +146,13 @@ class Learner:
         self.method.to(self.device)
         needs = method_class.needs(config)
         self.index = 0
-        for task in views.stream.tasks[:2]:
+        for task in views.stream.tasks:
             for candidate in self.method.phases(task, Access(views, task.index, needs)):
                 self.task, self.phase = task.index, candidate
                 self._begin(candidate)
                 for _ in range(self.WARM_UP):
                     self.step()
-                if task.index == 1 and candidate.name == phase:
+                if task.index == len(views.stream) - 1 and candidate.name == phase:
                     return
                 if candidate.end is not None:
                     candidate.end()

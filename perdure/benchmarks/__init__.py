@@ -2,6 +2,7 @@
 
 STREAMS: dict[str, str] = {
     "toy": "perdure.benchmarks.toy",
+    "toy-tune": "perdure.benchmarks.toy",
     "toy-spaces": "perdure.benchmarks.toy",
     "toy-discrete": "perdure.benchmarks.toy",
     "toy-pixels": "perdure.benchmarks.toy",
@@ -10,6 +11,9 @@ STREAMS: dict[str, str] = {
     "cwtune-v3": "perdure.benchmarks.continual_world",
     "cw10-v3": "perdure.benchmarks.continual_world",
     "cw20-v3": "perdure.benchmarks.continual_world",
+    "ocw10-v3": "perdure.benchmarks.offline_continual_world",
+    "ocw20-v3": "perdure.benchmarks.offline_continual_world",
+    "ocw10-mt50": "perdure.benchmarks.mt50",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and
 `stream(name, options, say)`."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from perdure.benchmarks.metaworld_env import SPEC, MetaWorldFactory, goals
 from perdure.benchmarks.metaworld_source import MetaWorldSource
+from perdure.benchmarks.tuned import tuned
 from perdure.core.errors import UsageError
 from perdure.core.task import Goals, Stream, Task, TaskOutline
 from perdure.data.collect import collect
@@ -84,14 +85,24 @@ LICENCE = "MIT (Meta-World); data made by its scripted policies"
 ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20}
 """Stream name -> task order."""
 
+SHUFFLED = {
+    "1": (7, 9, 10, 8, 6, 4, 1, 5, 2, 3),
+    "2": (6, 10, 4, 5, 7, 8, 3, 9, 2, 1),
+    "3": (2, 6, 7, 1, 10, 5, 8, 3, 9, 4),
+}
+"""Shuffled orders of the ten tasks, by their place in CW10 from 1: the robustness study of CompoFormer (Hu et al. 2024,
+arXiv 2411.11364, config/MetaWorld/task.json of its code)."""
+
+Order = Literal["default", "1", "2", "3"]
+
 QUALITY = {"cw3-v3": "expert", "cw3b-v3": "expert"}
 """Default quality of a stream's data where it is not `mixed`."""
 
-SETTINGS: dict[tuple[str, str, str], dict[str, object]] = {
-    # the best of five values on cwtune-v3, one seed: docs/results/cwtune-v3-ewc (the five lie within 0.15 of each other)
-    ("ewc", "bc", "cpu"): {"strength": 0.01},
-}
-"""(method or *, policy, profile) -> recipe, where it differs from the profile's."""
+SETTINGS: dict[tuple[str, str, str], dict[str, object]] = tuned("continual_world")
+"""(method or *, policy, profile) -> recipe, where it differs from the profile's: what `perdure tune` chose on cwtune-v3."""
+
+TUNING = dict.fromkeys((name for name in ORDERS if name != "cwtune-v3"), "cwtune-v3")
+"""Stream -> the one on which its methods are tuned; they share no task."""
 
 POLICY: dict[tuple[str, str], dict[str, object]] = {}
 """(policy, profile) -> sizes, where they differ from the profile's."""
@@ -107,12 +118,36 @@ class Options:
     """Per task."""
     horizon: int = 200
     """Steps per episode, of data and evaluation (Continual World: 200)."""
+    order: Order = "default"
+    """Of the tasks of cw10-v3: a shuffled one; `default` is Continual World's own."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.episodes <= 200:
-            raise UsageError(f"stream.episodes is {self.episodes}; a task has goals for 2 to 200")
-        if not 1 <= self.horizon <= 500:
-            raise UsageError(f"stream.horizon is {self.horizon}; a Meta-World episode has 1 to 500 steps")
+        check_recording(self.episodes, self.horizon)
+
+
+def check_recording(episodes: int, horizon: int) -> None:
+    """Refuse numbers of which no recording can be made.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if not 2 <= episodes <= 200:
+        raise UsageError(f"stream.episodes is {episodes}; a task has goals for 2 to 200")
+    if not 1 <= horizon <= 500:
+        raise UsageError(f"stream.horizon is {horizon}; a Meta-World episode has 1 to 500 steps")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded of every task of a stream with its scripted policy."""
+
+    quality: str
+    episodes: int
+    horizon: int
+
+    def name(self, task: str) -> str:
+        """Of the dataset of a task, below the data folder."""
+        return dataset_name(task, self.quality, self.episodes, self.horizon)
 
 
 def dataset_name(task: str, quality: str, episodes: int, horizon: int) -> str:
@@ -125,48 +160,77 @@ def quality_of(name: str, options: Options) -> str:
     return QUALITY.get(name, "mixed") if options.quality == "default" else options.quality
 
 
-def task_names(name: str) -> list[str]:
+def shuffled(name: str, tasks: tuple[str, ...], order: str) -> tuple[str, ...]:
+    """The tasks of the stream `name` in the order asked for.
+
+    Raises:
+        UsageError: another order than the default of a stream that is not the ten tasks once.
+    """
+    if order == "default":
+        return tasks
+    if tasks != CW10:
+        raise UsageError(f"stream.order is {order}; {name} has no shuffled orders, the streams of the ten tasks once have them")
+    return tuple(tasks[place - 1] for place in SHUFFLED[order])
+
+
+def variant_of(order: str) -> str:
+    """What the order adds to the stream's name in results."""
+    return "" if order == "default" else f"order {order}"
+
+
+def task_names(tasks: tuple[str, ...]) -> list[str]:
     """The tasks in order; a repeated one carries its number."""
-    order = ORDERS[name]
-    return [f"{task}-{order[:i].count(task) + 1}" if task in order[:i] else task for i, task in enumerate(order)]
+    return [f"{task}-{tasks[:i].count(task) + 1}" if task in tasks[:i] else task for i, task in enumerate(tasks)]
+
+
+def outlines(tasks: tuple[str, ...], recording: Recording) -> list[TaskOutline]:
+    """The outline of each task."""
+    return [
+        TaskOutline(shown, recording.quality, dataset_folder(recording.name(task)), MetaWorldFactory(task, recording.horizon),
+                    goals(task)["probe"][0], recording.episodes * recording.horizon)
+        for shown, task in zip(task_names(tasks), tasks, strict=True)
+    ]  # fmt: skip
+
+
+def datasets(tasks: tuple[str, ...], recording: Recording, say: Callable[[str], None], workers: int = 2) -> list[Dataset]:
+    """The dataset of every task, collected first where it is not there yet. Repeated tasks share one."""
+    opened: dict[str, Dataset] = {}
+    for task in dict.fromkeys(tasks):
+        folder = dataset_folder(recording.name(task))
+        if not (folder / "card.json").exists():
+            what = f"{recording.episodes} {recording.quality} episodes of {task}"
+            say(f"collecting {what} into {folder} (scripted policy, no download)")
+        collect(MetaWorldSource(task, recording.horizon), folder, quality=recording.quality, episodes=recording.episodes, seed=0,
+                workers=workers, progress=collecting(task, sparsely(say)))
+        opened[task] = Dataset.open(folder)
+    return [opened[task] for task in tasks]
+
+
+def assembled(
+    name: str, tasks: tuple[str, ...], data: list[Dataset], horizon: int, *, variant: str = "", citation: str = CITATION
+) -> Stream:
+    """The stream of Meta-World tasks with these data, scored in Meta-World v3 on the frozen goals."""
+    made = []
+    for index, (shown, task) in enumerate(zip(task_names(tasks), tasks, strict=True)):
+        lists = goals(task)
+        made.append(Task(
+            index=index, name=shown, spec=SPEC, data=data[index], env=MetaWorldFactory(task, horizon), text=TEXTS[task],
+            goals=Goals(final=lists["final"], curve=lists["curve"], probe=lists["probe"]),
+        ))  # fmt: skip
+    return Stream(name, tuple(made), citation=citation, variant=variant)
+
+
+def _recording(name: str, options: Options) -> Recording:
+    return Recording(quality_of(name, options), options.episodes, options.horizon)
 
 
 def outline(name: str, options: Options) -> list[TaskOutline]:
     """The tasks of the stream, without opening its data."""
-    quality = quality_of(name, options)
-    steps = options.episodes * options.horizon
-    return [
-        TaskOutline(shown, quality, dataset_folder(dataset_name(task, quality, options.episodes, options.horizon)),
-                    MetaWorldFactory(task, options.horizon), goals(task)["probe"][0], steps)
-        for shown, task in zip(task_names(name), ORDERS[name], strict=True)
-    ]  # fmt: skip
-
-
-def datasets(name: str, options: Options, say: Callable[[str], None], workers: int = 2) -> list[Dataset]:
-    """The dataset of every task, collected first where it is not there yet. Repeated tasks share one."""
-    quality = quality_of(name, options)
-    opened: dict[str, Dataset] = {}
-    for task in ORDERS[name]:
-        if task in opened:
-            continue
-        folder = dataset_folder(dataset_name(task, quality, options.episodes, options.horizon))
-        if not (folder / "card.json").exists():
-            say(f"collecting {options.episodes} {quality} episodes of {task} into {folder} (scripted policy, no download)")
-        collect(MetaWorldSource(task, options.horizon), folder, quality=quality, episodes=options.episodes, seed=0,
-                workers=workers, progress=collecting(task, sparsely(say)))
-        opened[task] = Dataset.open(folder)
-    return [opened[task] for task in ORDERS[name]]
+    return outlines(shuffled(name, ORDERS[name], options.order), _recording(name, options))
 
 
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """A Continual World stream on Meta-World v3 with its data."""
-    tasks = []
-    names, data = task_names(name), datasets(name, options, say)
-    for index, task in enumerate(ORDERS[name]):
-        lists = goals(task)
-        tasks.append(Task(
-            index=index, name=names[index], spec=SPEC, data=data[index],
-            env=MetaWorldFactory(task, options.horizon), text=TEXTS[task],
-            goals=Goals(final=lists["final"], curve=lists["curve"], probe=lists["probe"]),
-        ))  # fmt: skip
-    return Stream(name, tuple(tasks), citation=CITATION)
+    tasks = shuffled(name, ORDERS[name], options.order)
+    data = datasets(tasks, _recording(name, options), say)
+    return assembled(name, tasks, data, options.horizon, variant=variant_of(options.order))

@@ -16,7 +16,12 @@ from perdure.core.files import read_json
 from perdure.core.spec import Spec
 from perdure.data.roll import Level
 
-NOISE_FILE = Path(__file__).parent / "goals" / "metaworld_v3_noise.json"
+NOISE_FILES = {
+    200: Path(__file__).parent / "goals" / "metaworld_v3_noise.json",
+    500: Path(__file__).parent / "goals" / "metaworld_v3_noise_500.json",
+}
+"""Steps per episode -> the ladders measured with so many. The one of 500 steps holds only the tasks whose ladder
+of 200 steps is none at 500, as every level then has the time to succeed."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,36 @@ class MetaWorldSource:
         return metaworld_env.goals(self.task)["data"]
 
     def ladder(self) -> tuple[Level, ...]:
-        """Five levels, best first, as `tools/calibrate_noise.py` chose them.
+        """Five levels, best first, as `tools/calibrate_noise.py` chose them for about so many steps.
 
         Raises:
             UsageError: the task was not calibrated.
         """
-        return tuple(
-            Level(row["noise"], row["random"], row["tries"]) for row in measured(self.task)["levels"]
-        )
+        rows = measured(self.task, self.horizon)["levels"]
+        return tuple(Level(row["noise"], row["random"], row["tries"]) for row in rows)
 
     def versions(self) -> dict[str, str]:
         return metaworld_env.versions()
 
 
 @cache
-def _noise_tables() -> dict[str, Any]:
-    return read_json(NOISE_FILE)["tasks"]
+def _noise_tables(steps: int) -> dict[str, Any]:
+    return read_json(NOISE_FILES[steps])["tasks"]
 
 
-def measured(task: str) -> dict[str, Any]:
+def measured(task: str, horizon: int = 200) -> dict[str, Any]:
     """The ladder of a task as measured: `expert` (success without noise), `levels` with a `success` each.
+
+    Args:
+        task: its name without the `-v3`.
+        horizon: steps per episode; the ladder measured at the nearer of 200 and 500 steps is taken, where there is one.
 
     Raises:
         UsageError: the task was not calibrated.
     """
-    tables = _noise_tables()
-    if task not in tables:
-        raise UsageError(
-            f"Meta-World task '{task}' has no noise ladder{nearest(task, tables)}; take quality 'expert'"
-        )
-    return tables[task]
+    nearer = min(NOISE_FILES, key=lambda steps: abs(steps - horizon))
+    for steps in (nearer, 200):
+        tables = _noise_tables(steps)
+        if task in tables:
+            return tables[task]
+    raise UsageError(f"Meta-World task '{task}' has no noise ladder{nearest(task, tables)}; take quality 'expert'")

@@ -1,7 +1,8 @@
 """The toy streams: point masses with opposite targets, made in memory in milliseconds. Every test and tutorial uses them.
 
-`toy` has three tasks of equal spaces; `toy-spaces` tasks whose observation and action sizes differ; `toy-discrete`
-categorical actions; `toy-pixels` small images and categorical actions. Nothing here is a scientific benchmark.
+`toy` has three tasks of equal spaces; `toy-tune` three others, to choose hyperparameters on; `toy-spaces` tasks whose
+observation and action sizes differ; `toy-discrete` categorical actions; `toy-pixels` small images and categorical actions.
+Nothing here is a scientific benchmark.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perdure.benchmarks.point_mass import PointMassFactory
+from perdure.benchmarks.tuned import tuned
 from perdure.core.errors import UsageError
 from perdure.core.spec import Spec
 from perdure.core.task import Goals, Stream, Task, TaskOutline
@@ -21,11 +23,18 @@ from perdure.data.trajectory import Trajectory
 
 CORNERS = ((0.8, 0.8), (-0.8, -0.8), (0.8, -0.8), (-0.8, 0.8))
 
+EDGES = ((0.8, 0.0), (-0.8, 0.0), (0.0, -0.8), (0.0, 0.8))
+"""Targets of toy-tune."""
+
 SETTINGS: dict[tuple[str, str, str], dict[str, object]] = {
     ("*", "bc", "cpu"): {"steps": 400, "batch": 64},
     ("*", "dt", "cpu"): {"steps": 400, "batch": 32},
+    **tuned("toy"),
 }
 """(method or *, policy, profile) -> recipe: small because the tasks are; no published source."""
+
+TUNING = {"toy": "toy-tune"}
+"""Stream -> the one on which its methods are tuned."""
 
 POLICY: dict[tuple[str, str], dict[str, object]] = {
     ("bc", "cpu"): {"width": 64, "layers": 2},
@@ -52,7 +61,7 @@ class Options:
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """The toy stream of that name."""
     tasks, episodes = options.tasks, options.episodes
-    targets: list[tuple[float, ...]] = [CORNERS[i % 4] for i in range(tasks)]
+    targets: list[tuple[float, ...]] = [_targets(name)[i % 4] for i in range(tasks)]
     if name == "toy-spaces":
         targets = [(CORNERS[i % 4] + (0.5,))[: (2, 3, 1)[i % 3]] for i in range(tasks)]
     discrete, pixels = name in ("toy-discrete", "toy-pixels"), name == "toy-pixels"
@@ -61,7 +70,7 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
         factory = PointMassFactory(target, discrete, pixels)
         where = ", ".join(f"{x:+.1f}" for x in target)
         built.append(Task(
-            index=index, name=f"corner-{index + 1}", spec=factory.spec(), env=factory,
+            index=index, name=_task(name, index), spec=factory.spec(), env=factory,
             data=_dataset(name, index, factory, episodes), goals=_goals(index, len(target)),
             text=f"Move the mass to ({where}).",
         ))  # fmt: skip
@@ -70,7 +79,15 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
 
 def outline(name: str, options: Options) -> list[TaskOutline]:
     """The tasks of the stream, without making it."""
-    return [TaskOutline(f"corner-{index + 1}", "expert", None) for index in range(options.tasks)]
+    return [TaskOutline(_task(name, index), "expert", None) for index in range(options.tasks)]
+
+
+def _targets(name: str) -> tuple[tuple[float, float], ...]:
+    return EDGES if name == "toy-tune" else CORNERS
+
+
+def _task(name: str, index: int) -> str:
+    return f"{'edge' if name == 'toy-tune' else 'corner'}-{index + 1}"
 
 
 def _rng(*place: object) -> np.random.Generator:

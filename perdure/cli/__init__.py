@@ -1,7 +1,7 @@
 """The command line: finds the verb, and turns every way a command can end into one sentence and an exit code.
 
-Exit codes: 0 done, 2 wrong use, 3 a guard stopped it, 130 and 143 interrupted after a clean checkpoint. An exception
-that nobody foresaw stays a traceback, because it is a fault of this library. Imports no torch.
+Exit codes: 0 done, 1 some runs of a sweep failed, 2 wrong use, 3 a guard stopped it, 130 and 143 interrupted after a clean
+checkpoint. An exception that nobody foresaw stays a traceback, because it is a fault of this library. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from perdure.core.errors import GuardError, Interrupted, UsageError, nearest
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("perdure.cli.run", "learn a stream of tasks and score it; resumes what was interrupted"),
+    "sweep": ("perdure.cli.sweep", "many runs at once, on this machine or a cluster; resumes"),
+    "tune": ("perdure.cli.tune", "choose a method's strength on tasks outside the benchmark"),
     "collect": ("perdure.cli.collect", "make the datasets of a stream with scripted experts"),
     "data": ("perdure.cli.data", "list, inspect, check, import and export datasets"),
     "eval": ("perdure.cli.evaluate", "score the newest agent of a run again, changing nothing"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -13,8 +13,8 @@ from rich.text import Text
 from tyro.conf import arg
 
 from perdure.benchmarks import STREAMS
-from perdure.benchmarks.continual_world import ORDERS, TASKS, dataset_name, quality_of
-from perdure.benchmarks.continual_world import Options as WorldOptions
+from perdure.benchmarks.continual_world import TASKS, Recording, check_recording
+from perdure.benchmarks.metaworld_env import MetaWorldFactory
 from perdure.benchmarks.metaworld_source import MetaWorldSource
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.core.errors import UsageError, nearest
@@ -22,6 +22,7 @@ from perdure.data.collect import collect
 from perdure.data.names import dataset_folder
 from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
+from perdure.streams import outline
 
 EXAMPLES = ("perdure collect cw10-v3 --quality expert --episodes 100", "perdure collect hammer --quality mixed --workers 4")
 
@@ -37,8 +38,8 @@ class Options:
     expert for one task."""
     episodes: int = 100
     """Per task."""
-    horizon: int = 200
-    """Steps per episode."""
+    horizon: int = 0
+    """Steps per episode; 0: the stream's own, 200 for one task."""
     workers: int = 2
     """Processes that roll; the data do not depend on their number."""
     seed: int = 0
@@ -49,35 +50,50 @@ def main(argv: list[str]) -> int:
     if asks_for_help(argv):
         return print_help(Options, "collect", *EXAMPLES)
     options = parse(Options, argv, "collect", EXAMPLES[0])
-    world = WorldOptions(quality=options.quality, episodes=options.episodes, horizon=options.horizon)
-    tasks, quality = _tasks(options, world)
-    for place, task in enumerate(tasks):
-        name = dataset_name(task, quality, options.episodes, options.horizon)
-        folder = dataset_folder(name + (f"-seed{options.seed}" if options.seed else ""))
-        _collect(task, folder, quality, options, f"{task} ({place + 1} of {len(tasks)})")
+    tasks = _tasks(options)
+    for place, (task, recording) in enumerate(tasks.items()):
+        folder = dataset_folder(recording.name(task) + (f"-seed{options.seed}" if options.seed else ""))
+        _collect(task, folder, recording, options, f"{task} ({place + 1} of {len(tasks)})")
         data = Dataset.open(folder)
         rate = sum(map(bool, data.successes)) / len(data)
-        print(f"{folder}: {len(data)} {quality} episodes, {data.transitions} transitions, success {rate:.2f}", flush=True)
+        made = f"{len(data)} {recording.quality} episodes, {data.transitions} transitions, success {rate:.2f}"
+        print(f"{folder}: {made}", flush=True)
     return 0
 
 
-def _tasks(options: Options, world: WorldOptions) -> tuple[list[str], str]:
-    """The different tasks to collect, and the quality of their data."""
-    if options.what in ORDERS:
-        return list(dict.fromkeys(ORDERS[options.what])), quality_of(options.what, world)
+def _tasks(options: Options) -> dict[str, Recording]:
+    """Each different task to collect, and what of it."""
     if options.what in STREAMS:
-        raise UsageError(f"the stream {options.what} is made in memory; there is nothing to collect")
+        return _of_stream(options)
     task = options.what.removesuffix("-v3")
     if task not in TASKS:
-        known = [*ORDERS, *TASKS]
+        known = [*(name for name in STREAMS if any(entry.steps for entry in outline(name, {}))), *TASKS]
         raise UsageError(f"unknown stream or task '{options.what}'{nearest(options.what, known) or '; see `perdure streams`'}")
-    return [task], "expert" if options.quality == "default" else options.quality
+    quality = "expert" if options.quality == "default" else options.quality
+    horizon = options.horizon or 200
+    check_recording(options.episodes, horizon)
+    return {task: Recording(quality, options.episodes, horizon)}
 
 
-def _collect(task: str, folder: Path, quality: str, options: Options, label: str) -> None:
+def _of_stream(options: Options) -> dict[str, Recording]:
+    plain = outline(options.what, {})
+    if not any(task.steps for task in plain):
+        made = "is made in memory" if all(task.folder is None for task in plain) else "reads published episodes"
+        raise UsageError(f"the stream {options.what} {made}; there is nothing to collect")
+    asked: dict[str, Any] = {"episodes": options.episodes}
+    asked |= {"quality": options.quality} if options.quality != "default" else {}
+    asked |= {"horizon": options.horizon} if options.horizon else {}
+    found = {}
+    for task in outline(options.what, asked):
+        assert isinstance(task.env, MetaWorldFactory)
+        found[task.env.task] = Recording(task.quality, options.episodes, task.env.horizon)
+    return found
+
+
+def _collect(task: str, folder: Path, recording: Recording, options: Options, label: str) -> None:
     """One dataset, with live progress."""
     console = Console(file=sys.stderr, highlight=False, markup=False)
     with Live(Text(label), console=console, refresh_per_second=4, transient=True) as live:
         show = (lambda text: live.update(Text(text))) if console.is_terminal else sparsely(console.print)
-        collect(MetaWorldSource(task, options.horizon), folder, quality=quality, episodes=options.episodes, seed=options.seed,
-                workers=options.workers, progress=collecting(label, show))
+        collect(MetaWorldSource(task, recording.horizon), folder, quality=recording.quality, episodes=recording.episodes,
+                seed=options.seed, workers=options.workers, progress=collecting(label, show))

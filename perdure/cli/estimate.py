@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,8 +25,50 @@ EPISODE_BYTES = 90
 """Of one episode in scores.json."""
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What one run is expected to cost."""
+
+    learning: float
+    """Seconds."""
+    evaluating: float
+    """Seconds at most: episodes end at their first success."""
+    memory: float
+    """Bytes."""
+    disk: float
+    """Bytes."""
+    basis: str
+    """What the trial ran on, in words."""
+    missing: tuple[int, int] = (0, 0)
+    """Datasets that are not here yet, and all."""
+    collecting: float = 0.0
+    """Seconds until these are collected."""
+
+
 def estimate(config: RunConfig, runs: int, workers: int, threads: int, device: str) -> str:
     """What `runs` runs of a config are expected to cost, in words.
+
+    Raises:
+        UsageError: as `expect`.
+    """
+    one = expect(config, workers, threads, device)
+    learning, evaluating = runs * one.learning, runs * one.evaluating
+    lines = [
+        f"expected for {runs} run{'s' if runs > 1 else ''} of {config.method} on {config.stream} ({config.policy},"
+        f" {config.profile} profile), an estimate from a trial on {one.basis}:",
+        f"  time    {duration(learning + evaluating)} (learning {duration(learning)}, evaluation at most {duration(evaluating)}:"
+        " episodes end at their first success)",
+        f"  memory  {size(one.memory)} ({workers} environment worker{'s' if workers != 1 else ''})",
+        f"  disk    {size(runs * one.disk)}",
+    ]
+    if one.missing[0]:
+        lines.append(f"  data    {one.missing[0]} of {one.missing[1]} datasets are not here yet; the first run collects them,"
+                     f" about {duration(one.collecting)} more")
+    return "\n".join(lines)
+
+
+def expect(config: RunConfig, workers: int, threads: int, device: str) -> Expected:
+    """What one run of a config is expected to cost, from a short trial.
 
     Raises:
         UsageError: the stream forbids what the method needs, or what `check_machine` refuses.
@@ -43,27 +86,17 @@ def estimate(config: RunConfig, runs: int, workers: int, threads: int, device: s
     joint = make_method(config).schedule == "joint"
     horizon = simulator.horizon if simulator is not None else _horizon(stream)
     steps = int(config.method_config["steps"]) * len(tasks)
-    learning = steps * trial.step + len(tasks) * trial.fixed
     actions = _planned_actions(build(EvaluationConfig, config.evaluation, "evaluation"), len(tasks), joint, horizon)
-    evaluating = actions * trial.action + trial.start * len(tasks)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + _data_bytes(stream) * len(tasks) / len(stream)
     memory += workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     agents = [trial.agent + k * trial.growth for k in range(1 if joint else len(tasks))]
     disk = sum(agents) + 3 * (trial.resume + len(tasks) * trial.growth) + actions / max(horizon, 1) * EPISODE_BYTES
-    basis = f"{config.stream}'s own data" if not missing else "the toy stream, as the data are not here yet"
-    lines = [
-        f"expected for {runs} run{'s' if runs > 1 else ''} of {config.method} on {config.stream} ({config.policy},"
-        f" {config.profile} profile), an estimate from a trial on {basis}:",
-        f"  time    {duration(runs * (learning + evaluating))} (learning {duration(runs * learning)}, evaluation at most"
-        f" {duration(runs * evaluating)}: episodes end at their first success)",
-        f"  memory  {size(memory)} ({workers} environment worker{'s' if workers != 1 else ''})",
-        f"  disk    {size(runs * disk)}",
-    ]
-    if missing:
-        collecting = duration(sum(task.steps for task in missing.values()) * simulated / COLLECT_WORKERS)
-        lines.append(f"  data    {len(missing)} of {len({task.folder for task in tasks})} datasets are not here yet; the first"
-                     f" run collects them, about {collecting} more")
-    return "\n".join(lines)
+    return Expected(
+        learning=steps * trial.step + len(tasks) * trial.fixed, evaluating=actions * trial.action + trial.start * len(tasks),
+        memory=memory, disk=disk, missing=(len(missing), len({task.folder for task in tasks})),
+        basis=f"{config.stream}'s own data" if not missing else "the toy stream, as the data are not here yet",
+        collecting=sum(task.steps for task in missing.values()) * simulated / COLLECT_WORKERS,
+    )  # fmt: skip
 
 
 def _horizon(stream: Stream) -> int:

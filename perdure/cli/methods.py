@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import described, print_json
@@ -29,15 +30,27 @@ def main(argv: list[str]) -> int:
     listed = []
     for name, reference in METHODS.items():
         cls = find(name, METHODS, "method")
-        about = str(import_module(reference.split(":")[0]).__doc__).splitlines()[0].removeprefix(f"{name}: ")
+        text = str(import_module(reference.split(":")[0]).__doc__)
+        about = text.splitlines()[0].removeprefix(f"{name}: ")
         needs = sorted(cls.needs(cls.Config()), key=lambda need: need.name)
-        listed.append({"name": name, "about": about, "needs": [need.name for need in needs],
+        listed.append({"name": name, "about": about, "paper": section(text, "Paper"), "needs": [need.name for need in needs],
                        "needs_in_words": [need.value for need in needs], "class": reference})
     if options.json:
         print_json(listed)
         return 0
-    rows = [(str(m["name"]), f"{m['about']} Needs: {', '.join(m['needs_in_words']) or 'nothing more'}.") for m in listed]
+    rows = [(str(m["name"]), f"{m['about']} Needs: {', '.join(m['needs_in_words']) or 'nothing more'}. Paper: {m['paper']}.")
+            for m in listed]
     print(described(rows))
     print("\nheads and normalisers per task (the default of every policy) also use the task id at test time"
           "\nexample: perdure run packnet toy; a method of your own: perdure run my_module:MyMethod toy")
     return 0
+
+
+def section(text: str, name: str) -> str:
+    """A part of a method's docstring, such as Paper, as one line; continuation lines are indented, every part begins a line."""
+    lines = text.splitlines()
+    first = next((i for i, line in enumerate(lines) if line.startswith(f"{name} ")), None)
+    if first is None:
+        return ""
+    more = list(takewhile(lambda line: line.startswith(" "), lines[first + 1 :]))
+    return " ".join([lines[first].removeprefix(name).strip(), *(line.strip() for line in more)])

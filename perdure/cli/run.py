@@ -169,8 +169,19 @@ def _first_line(config: RunConfig, folder: Path) -> str:
     sizes = config.policy_config
     network = f"{sizes['layers']} x {sizes['width']}" + (f", context {sizes['context']}" if "context" in sizes else "")
     training = f"{config.method_config['steps']} steps per task, batch {config.method_config['batch']}"
-    return (f"{config.method} on {config.stream} | {config.policy} {network} | {config.profile} profile: {training} |"
+    return (f"{config.method} on {_stream(config)} | {config.policy} {network} | {config.profile} profile: {training} |"
             f" seed {config.seed} | {folder}")
+
+
+def _stream(config: RunConfig) -> str:
+    """The stream with those of its options that are not the default."""
+    from perdure.streams import stream_options
+
+    if config.stream.endswith(".toml"):
+        return config.stream
+    plain = stream_options(config.stream, {})
+    chosen = ", ".join(f"{name} {value}" for name, value in config.stream_options.items() if value != plain[name])
+    return f"{config.stream} ({chosen})" if chosen else config.stream
 
 
 def _help(words: list[str], dotted: dict[str, dict[str, Any]]) -> int:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from perdure.continual.masks import buffer_name
+from perdure.continual.named_tensors import blocks
 
 Merge = Literal["sum", "online"]
-
 
 class QuadraticAnchor(nn.Module):
     """Anchor and importance of each parameter, and the running sum of the importances of the present task."""
@@ -29,7 +29,9 @@ class QuadraticAnchor(nn.Module):
         self.running: dict[str, tuple[int, ...]] = {}
 
     def _buffer(self, part: str, name: str) -> Tensor:
-        return self.get_buffer(f"{part}:{buffer_name(name)}")
+        value = self._buffers[f"{part}:{buffer_name(name)}"]  # get_buffer takes as long as the arithmetic of a small network
+        assert value is not None
+        return value
 
     def _put(self, part: str, name: str, value: Tensor) -> None:
         self.register_buffer(f"{part}:{buffer_name(name)}", value)
@@ -91,9 +93,11 @@ class QuadraticAnchor(nn.Module):
         theta, anchor, importance = self._lists({name: p for name, p in parameters.items() if p.grad is not None})
         if not theta or strength == 0:
             return
-        gap = list(torch._foreach_sub(theta, anchor))
-        torch._foreach_mul_(gap, importance)
-        torch._foreach_add_([p.grad for p in theta if p.grad is not None], gap, alpha=strength)
+        gradients = [p.grad for p in theta if p.grad is not None]
+        for block in blocks(theta):
+            gap = torch._foreach_sub(theta[block], anchor[block])
+            torch._foreach_mul_(gap, importance[block])
+            torch._foreach_add_(gradients[block], gap, alpha=strength)
 
     def penalty(self, parameters: Mapping[str, Parameter], strength: float) -> Tensor:
         """The penalty itself, differentiable; the slow reference of `add_gradient`."""

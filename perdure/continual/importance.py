@@ -1,8 +1,8 @@
-"""Importance of every weight: diagonals of the Fisher matrix over per-sample gradients, never of a batch mean.
+"""Importance of every weight from per-sample gradients, never from a batch mean: Fisher diagonals and output sensitivities.
 
-A squared mean gradient vanishes at convergence and is not the Fisher diagonal; per-sample squares are. For a network
-in which every layer reads each sample once they are exactly squared activations times squared output gradients, at the
-cost of one backward pass per action channel. Sequence models use vmap over samples with one random cotangent each,
+A mean gradient vanishes at convergence, per-sample squares and magnitudes do not. For a network in which every layer
+reads each sample once they are exactly products of activations and output gradients, squared or absolute, at the cost of
+one backward pass per root. Sequence models use vmap over samples; for the Fisher diagonal with one random cotangent each,
 which has the same expectation (Hutchinson's estimator applied to the Gauss-Newton matrix).
 """
 
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from perdure.core.batch import Windows, tensor_fields
 from perdure.core.policy import ActionDist, Policy
 
-Kind = Literal["expected", "empirical"]
+Kind = Literal["expected", "empirical", "sensitivity"]
 
 CHUNK = 32
 """Samples whose gradients are held at once by `per_sample`: a copy of the weights for each."""
@@ -33,6 +33,15 @@ def fisher_diagonal(policy: Policy, batch: Windows, parameters: Mapping[str, Ten
     `expected`: over the model's own output distribution, which for a unit-variance Gaussian is
     E_x sum_d (d mu_d / d theta)^2, the Gauss-Newton diagonal. `empirical`: over the logged actions.
     """
+    return _estimate(policy, batch, parameters, g, kind)
+
+
+def output_sensitivity(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean over the batch of |d ||f(x)||^2 / d theta| per sample (Aljundi et al. 2018); f is the mean, or the logits."""
+    return _estimate(policy, batch, parameters, Generator(), "sensitivity")
+
+
+def _estimate(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator, kind: Kind) -> dict[str, Tensor]:
     training = policy.training
     policy.eval()
     simple = policy.once_per_sample and all(
@@ -45,8 +54,20 @@ def fisher_diagonal(policy: Policy, batch: Windows, parameters: Mapping[str, Ten
     return result
 
 
+def _roots(out: ActionDist, batch: Windows, kind: Kind) -> list[Tensor]:
+    """Cotangents of the output, one backward pass each."""
+    if kind == "expected":
+        return list(out.fisher_roots())
+    return [out.error_root(batch.action) if kind == "empirical" else 2 * out.output().detach()]
+
+
+def _size(kind: Kind) -> Callable[[Tensor], Tensor]:
+    """What is summed of a gradient; of a product it is the product of its factors'."""
+    return torch.abs if kind == "sensitivity" else torch.square
+
+
 def factored(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator, kind: Kind) -> dict[str, Tensor]:
-    """Exact for linear layers and layer norms that read each sample once: squared inputs times squared gradients."""
+    """Exact for linear layers and layer norms that read each sample once: sizes of inputs times sizes of gradients."""
     seen: list[tuple[str, nn.Module, Tensor, Tensor]] = []
     hooks = []
 
@@ -61,18 +82,18 @@ def factored(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g
     finally:
         for hook in hooks:
             hook.remove()
-    roots = list(out.fisher_roots()) if kind == "expected" else [out.error_root(batch.action)]
+    roots, size = _roots(out, batch, kind), _size(kind)
     outputs = [output for _, _, _, output in seen]
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for place, root in enumerate(roots):
         gradients = torch.autograd.grad(out.output(), outputs, root, retain_graph=place + 1 < len(roots), allow_unused=True)
         for (name, module, x, _), gradient in zip(seen, gradients, strict=True):
             if gradient is not None and f"{name}.weight" in total:
-                squares = gradient.flatten(0, -2).square()  # (B, ..., out) -> (n, out)
-                inputs = _normed(module, x).flatten(0, -2).square()  # (B, ..., in) -> (n, in)
-                weight = squares.T @ inputs if isinstance(module, nn.Linear) else (squares * inputs).sum(0)
+                outer = size(gradient.flatten(0, -2))  # (B, ..., out) -> (n, out)
+                inner = size(_normed(module, x).flatten(0, -2))  # (B, ..., in) -> (n, in)
+                weight = outer.T @ inner if isinstance(module, nn.Linear) else (outer * inner).sum(0)
                 total[f"{name}.weight"] += weight
-                total[f"{name}.bias"] += squares.sum(0)
+                total[f"{name}.bias"] += outer.sum(0)
     return {name: value / len(batch) for name, value in total.items()}
 
 
@@ -82,10 +103,10 @@ def _normed(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def per_sample(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor], g: Generator, kind: Kind) -> dict[str, Tensor]:
-    """Squared gradients of each sample by vmap, one random cotangent per sample; works for every policy."""
+    """Sizes of each sample's gradient by vmap, one cotangent per sample, for `expected` a random one; for every policy."""
     with torch.no_grad():
         out: ActionDist = policy(batch)
-        root = out.random_root(g) if kind == "expected" else out.error_root(batch.action)
+        root = out.random_root(g) if kind == "expected" else _roots(out, batch, kind)[0]
         root = root * batch.valid.unsqueeze(-1)
     values = {name: p.detach() for name, p in parameters.items()}
     names = tensor_fields(batch)
@@ -95,11 +116,12 @@ def per_sample(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor],
         one = replace(batch, **rows)
         return (functional_call(policy, weights, (one,)).output() * cotangent.unsqueeze(0)).sum()
 
+    size = _size(kind)
     tensors = [root, *(batch.__dict__[name] for name in names)]
     gradients = vmap(grad(scalar), in_dims=(None, *(0 for _ in tensors)))
     total = {name: torch.zeros_like(value) for name, value in values.items()}
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no batching rule for vmap
         for rows in zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True):
             for name, value in gradients(values, *rows).items():
-                total[name] += value.detach().square().sum(0)
+                total[name] += size(value.detach()).sum(0)
     return {name: value / len(batch) for name, value in total.items()}

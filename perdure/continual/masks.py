@@ -73,6 +73,19 @@ class MaskSet(nn.Module):
             owner.view(-1)[size.topk(count).indices] = task + 1
             weight.masked_fill_(owner == FREE, 0.0)
 
+    def share_out(self, parameters: Mapping[str, Tensor], count: int) -> dict[str, int]:
+        """How many of the `count` largest free weights of all parameters together lie in each: a quota for `claim`."""
+        sizes = [torch.where(self.owner(name) == FREE, parameters[name].detach().abs(), -1.0).flatten() for name in self.shapes]
+        joined = torch.cat(sizes)
+        chosen = torch.zeros(len(joined), dtype=torch.bool, device=joined.device)
+        chosen[joined.topk(count).indices] = True
+        parts = chosen.split([len(size) for size in sizes])
+        return {name: int(part.sum()) for name, part in zip(self.shapes, parts, strict=True)}
+
+    def free(self) -> int:
+        """Weights of all parameters that no task owns."""
+        return sum(int((self.owner(name) == FREE).sum()) for name in self.shapes)
+
     def counts(self, name: str) -> list[int]:
         """Weights of a parameter per owner, the free ones first."""
         return torch.bincount(self.owner(name).flatten().long()).tolist()

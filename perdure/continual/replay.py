@@ -1,11 +1,21 @@
-"""The options of every method that keeps past data, so that methods are compared at the same number of bytes."""
+"""What the methods with a memory share: their options, and the memory of the code released with CompoFormer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from perdure.core.batch import Windows, concatenate
 from perdure.core.errors import UsageError
-from perdure.core.method import MethodConfig
+from perdure.core.method import MethodConfig, Step
+from perdure.core.policy import Policy
+from perdure.core.rng import generator
+from perdure.data.memory import ReplayMemory
+from perdure.policies.base import TrunkPolicy
 
 
 @dataclass(frozen=True)
@@ -23,3 +33,86 @@ class ReplayConfig(MethodConfig):
             raise UsageError(f"method.memory_share is {self.memory_share}; give a share above 0 and at most 1")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise UsageError(f"method.memory_bytes is {self.memory_bytes}; give a number of bytes above 0, or none")
+
+
+def need_not_negative(config: Any, *names: str) -> None:
+    """Refuses weights and ratios below 0."""
+    for name in names:
+        if not config.__dict__[name] >= 0:
+            raise UsageError(f"method.{name} is {config.__dict__[name]}; give 0 or a number above 0")
+
+
+def over_steps(values: Tensor, batch: Windows) -> Tensor:
+    """(B, L) -> (B,), mean over the valid steps of each window."""
+    return (values * batch.valid).sum(-1) / batch.valid.sum(-1)
+
+
+class StoredBatches(ReplayMemory):
+    """Whole training batches, five of each task, as the replay methods released with CompoFormer keep them.
+
+    Once there are more than `cap`, `cap` of them stay, chosen and put in order at random.
+    """
+
+    PER_TASK = 5
+
+    def __init__(self, cap: int) -> None:
+        super().__init__()
+        self.cap = cap
+        self.order: list[tuple[int, int]] = []
+        """(task, place among the task's batches) of every batch, in the order of the list."""
+        self.batch = 0
+        """Windows per batch."""
+
+    def remember(self, access: Any, length: int, batch: int, seed: int) -> None:
+        """Store five batches of the task that `access` hands over."""
+        task = access.index
+        drawn = [access.current.windows(length, batch, Step(seed, task, "memory", i)) for i in range(self.PER_TASK)]
+        access.keep(self, concatenate(drawn))
+        self.batch = batch
+        self.order += [(task, place) for place in range(self.PER_TASK)]
+        if len(self.order) > self.cap:
+            chosen = torch.randperm(len(self.order), generator=generator(seed, "memory-cap", task))[: self.cap].tolist()
+            self._reduce([self.order[i] for i in chosen])
+
+    def _reduce(self, stay: list[tuple[int, int]]) -> None:
+        """Keep these batches, in this order."""
+        places: dict[int, list[int]] = {task: [] for task in self.tasks()}
+        self.order = []
+        for task, place in stay:
+            self.order.append((task, len(places[task])))
+            places[task].append(place)
+        rows = torch.arange(self.batch)
+        self.select({task: torch.cat([rows + place * self.batch for place in kept]) if kept else rows[:0]
+                     for task, kept in places.items()})
+
+    def stored(self, index: int) -> Windows:
+        """The batch at this place of the list."""
+        task, place = self.order[index]
+        rows = self._rows(task)[place * self.batch : (place + 1) * self.batch]
+        return self._windows(self.spaces[task], rows, torch.full_like(rows, task), (task,))
+
+    def architecture(self) -> dict[str, Any]:
+        return super().architecture() | {"order": [list(entry) for entry in self.order], "batch": self.batch}
+
+    def rebuild(self, architecture: Mapping[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.order, self.batch = [(int(task), int(place)) for task, place in architecture["order"]], int(architecture["batch"])
+
+
+def loss_through_head(policy: Policy, batch: Windows, task: int) -> Tensor:
+    """(B,) negative log-likelihood through the head of `task`, whatever the task of a sample.
+
+    Observations and returns are still normalised by each sample's own task. Only the `compat` options use it.
+
+    Raises:
+        UsageError: the policy is not made of a trunk and heads, or the head is for other actions.
+    """
+    if not isinstance(policy, TrunkPolicy):
+        raise UsageError(f"method.compat is true, which needs a policy with a trunk and heads, such as bc or dt, not"
+                         f" {type(policy).__name__}; leave method.compat out")
+    if policy.specs[batch.tasks[0]].action_key != policy.specs[task].action_key:
+        raise UsageError(f"method.compat is true, which scores old samples through the newest head, but task {task} has other"
+                         " actions than earlier tasks; leave method.compat out, or choose a stream of equal actions")
+    features = policy.features(policy.inputs(batch))
+    out = policy.distribution(features, torch.full_like(batch.task, task), (task,))
+    return over_steps(out.negative_log_likelihood(batch.action), batch)

@@ -14,6 +14,10 @@ class Unreadable(UsageError):
     """A file that the system would not read, which says nothing about what is in it."""
 
 
+class Held(UsageError):
+    """Another process holds a folder; it is free again when that process ends."""
+
+
 class GuardError(Exception):
     """A guard stopped a run before it could write something wrong, such as a NaN (exit code 3)."""
 

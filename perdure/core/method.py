@@ -104,6 +104,10 @@ class Method(nn.Module):
     Config: ClassVar[type] = MethodConfig
     schedule: ClassVar[Literal["sequential", "joint"]] = "sequential"
     """`joint`: `phases` is called once, with the last task, and `access.past()` holds the others."""
+    tuned: ClassVar[str] = ""
+    """The option that `perdure tune` chooses outside the benchmark, such as strength; empty where there is none."""
+    grid: ClassVar[tuple[float, ...]] = ()
+    """The values that it tries, unless others are given."""
 
     def __init__(self, config: Any, policy: Callable[[], Policy], seed: int):
         """`policy` makes a fresh policy without tasks; a method knows no task and no space before it starts."""

@@ -51,18 +51,31 @@ class Metric:
 
 CW = "Wolczyk et al. 2021, Continual World, arXiv 2105.10919"
 GEM = "Lopez-Paz & Ranzato 2017, Gradient Episodic Memory, arXiv 1706.08840"
+OCW = "Offline Continual World, as in the code of CompoFormer, arXiv 2411.11364"
 CHAUDHRY = "Chaudhry et al. 2018, Riemannian Walk, arXiv 1801.10112"
 
 DEFINITIONS = {
-    "average_performance": Definition("average performance", "(1/N) Σ_j a[N, j]", CW, 1),
-    "forgetting": Definition("forgetting", "(1/N) Σ_j (a[j, j] - a[N, j])", CW, -1),
+    "average_performance": Definition(
+        "average performance",
+        "(1/N) Σ_j a[N, j]",
+        f"{OCW} (P); {CW} (there the mean of the last five evaluations)",
+        1,
+    ),
+    "forgetting": Definition(
+        "forgetting",
+        "(1/N) Σ_j (a[j, j] - a[N, j])",
+        f"{OCW} (F); {CW} (there each score is a mean of five evaluations)",
+        -1,
+    ),
     "forgetting_max": Definition(
         "forgetting (maximum minus end)",
         "(1/(N-1)) Σ_{j<N} (max_{j≤k<N} a[k, j] - a[N, j]), all cells of a task cut to the goals they share",
         CHAUDHRY + " (there the maximum also covers rows before task j was learned)",
         -1,
     ),
-    "backward_transfer": Definition("backward transfer", "(1/(N-1)) Σ_{j<N} (a[N, j] - a[j, j])", GEM, 1),
+    "backward_transfer": Definition(
+        "backward transfer", "(1/(N-1)) Σ_{j<N} (a[N, j] - a[j, j])", f"{GEM}; {OCW} (BWT)", 1
+    ),
     "forward_transfer": Definition(
         "forward transfer (area)",
         "mean over tasks of (AUC_j - AUC_j^ref) / (1 - AUC_j^ref); AUC by the trapezoid rule over the points "
@@ -75,7 +88,10 @@ DEFINITIONS = {
         "forward transfer (area difference)", "mean over tasks of AUC_j - AUC_j^ref, not normalised", CW, 1
     ),
     "forward_transfer_zero_shot": Definition(
-        "forward transfer (zero-shot)", "(1/(N-1)) Σ_{j>1} (a[j-1, j] - a[0, j])", GEM, 1
+        "forward transfer (zero-shot)",
+        "(1/(N-1)) Σ_{j>1} (a[j-1, j] - a[0, j])",
+        f"{GEM}; {OCW} (FWT; there a task without a head of its own acts through the newest one, here through a fresh one)",
+        1,
     ),
     "intransigence": Definition(
         "intransigence",
@@ -91,7 +107,10 @@ class _Undefined(Exception):
 
 
 def average_performance(matrix: ScoreMatrix) -> Metric:
-    """P = (1/N) sum_j a[N, j]: mean of the last row, all its episodes (Continual World, arXiv 2105.10919)."""
+    """P = (1/N) sum_j a[N, j]: mean of the last row, all its episodes (Offline Continual World, arXiv 2411.11364).
+
+    Continual World (arXiv 2105.10919) has the same formula over the mean of the last five evaluations.
+    """
 
     def values() -> list[float]:
         return [float(_need(matrix, matrix.n, j).mean()) for j in range(matrix.n)]

@@ -124,6 +124,8 @@ class Stream:
     protocol: Protocol = field(default_factory=Protocol)
     version: int = 1
     citation: str = ""
+    variant: str = ""
+    """What sets it apart from other streams of its name, such as "order 1"; results of two variants are never averaged."""
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -141,6 +143,11 @@ class Stream:
     def __len__(self) -> int:
         return len(self.tasks)
 
+    @property
+    def title(self) -> str:
+        """Name and variant: what results call it."""
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
     def score_scale(self) -> ScoreScale:
         """What a mean over the tasks' scores means: the scale they share, or in words what each has."""
         scales = {task.score: task.name for task in self.tasks}
@@ -153,7 +160,7 @@ class Stream:
     def to_json(self) -> dict[str, Any]:
         """Facts about the stream for listings and run folders (no data)."""
         return {
-            "name": self.name,
+            "name": self.title,
             "version": self.version,
             "protocol": asdict(self.protocol),
             "citation": self.citation,

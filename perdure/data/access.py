@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +14,11 @@ from perdure.core.method import Method, Need, Step
 from perdure.core.policy import Stats
 from perdure.core.rng import generator
 from perdure.core.task import Stream, Task
-from perdure.data.memory import ReplayMemory
+from perdure.data.memory import ReplayMemory, stored_fields
+from perdure.data.reservoir import Reservoir
 from perdure.data.sampler import Draw, Sampler, Split
 from perdure.data.stats import statistics
+from perdure.data.union import UnionView
 
 
 class DataView:
@@ -59,6 +62,14 @@ class Views:
     def __init__(self, stream: Stream, device: str | torch.device = "cpu", draw: Draw = "steps"):
         self.stream = stream
         self.views = [DataView(task, device, draw) for task in stream.tasks]
+        self._union: UnionView | None = None
+
+    def union(self, count: int) -> UnionView:
+        """The data of the first `count` tasks as one; the last one asked for is kept."""
+        if self._union is None or self._union.count != count:
+            self._union = None  # its arrays are freed before the next ones are made
+            self._union = UnionView([view.sampler for view in self.views[:count]], self.views[0].draw)
+        return self._union
 
 
 @dataclass
@@ -85,6 +96,11 @@ class Access:
         self._require(Need.PAST_DATA)
         return self.views.views[: self.index]
 
+    def union(self) -> UnionView:
+        """The data of all earlier tasks and the current one, drawn from as one dataset (PAST_DATA)."""
+        self._require(Need.PAST_DATA)
+        return self.views.union(self.index + 1)
+
     def task_count(self) -> int:
         """Number of tasks in the stream (TASK_COUNT)."""
         self._require(Need.TASK_COUNT)
@@ -95,19 +111,38 @@ class Access:
         self._require(Need.TEXT)
         return self.views.stream.tasks[self.index].text
 
-    def remember(self, memory: ReplayMemory, length: int, *, share: float, seed: int, budget: int | None = None) -> None:
+    def remember(self, memory: ReplayMemory, length: int, *, share: float, seed: int, budget: int | None = None,
+                 with_more: Callable[[Windows], Windows] = lambda windows: windows) -> None:
         """Store random windows of the current task: `share` of its training transitions, or within `budget` bytes
-        for all tasks together (MEMORY)."""
+        for all tasks together (MEMORY). `with_more` adds what a method keeps with them."""
         self._require(Need.MEMORY)
         sampler = self.current.sampler
         g = generator(seed, "remember", self.index, device=sampler.device)
         steps = sampler.starts["train"].step
         order = torch.randperm(len(steps), generator=g, device=sampler.device)
         if budget is None:
-            order = order[: max(1, round(share * len(steps) / length))]
-        memory.add(self.index, sampler.windows_at(steps[order], length))
+            count = max(1, round(share * len(steps) / length))
+        else:  # not more than its share of the budget can hold; `shrink` decides
+            one = with_more(sampler.windows_at(steps[order[:1]], length))
+            window = sum(value.nbytes for value in stored_fields(one).values())
+            count = max(1, budget // (len(memory.tasks()) + 1) // window)
+        memory.add(self.index, with_more(sampler.windows_at(steps[order[:count]], length)))
         if budget is not None:
             memory.shrink(budget)
+
+    def keep(self, memory: ReplayMemory, windows: Windows) -> None:
+        """Store these windows of the current task (MEMORY)."""
+        self._require(Need.MEMORY)
+        memory.add(self.index, windows)
+
+    def offer(self, reservoir: Reservoir, windows: Windows, step: Step, *, share: float, budget: int | None = None) -> None:
+        """Let a batch of the current task compete for a place in a reservoir (MEMORY), which has room for `share` of the
+        training transitions of every task so far, or within `budget` bytes."""
+        self._require(Need.MEMORY)
+        if self.index not in reservoir.tasks():
+            more = max(1, round(share * self.current.sampler.count() / windows.timestep.shape[1]))
+            reservoir.open(self.index, windows, more=more, budget=budget)
+        reservoir.offer(windows, step.generator("reservoir"))
 
 
 def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Need]:

@@ -61,8 +61,7 @@ class ReplayMemory(nn.Module):
         return self.get_buffer(_key(spaces, name))
 
     def _window_bytes(self, spaces: str) -> int:
-        buffers = [self._buffer(spaces, name) for name in self.fields[spaces]]
-        return sum(b[0].nbytes for b in buffers)
+        return sum(self._buffer(spaces, name)[0].nbytes for name in self.fields[spaces])
 
     def _rows(self, task: int) -> Tensor:
         """Rows of a task in the tensors of its spaces."""
@@ -77,11 +76,11 @@ class ReplayMemory(nn.Module):
     # -- changing it ----------------------------------------------------------------------------------------
 
     def add(self, task: int, windows: Windows) -> None:
-        """Keep these windows, which are in random order, for `task`."""
-        values = {name: windows.__dict__[name] for name in tensor_fields(windows) if name not in UNSTORED}
-        values |= {f"extra:{name}": value for name, value in windows.extra.items()}
+        """Keep these windows, which are in random order, for `task`; all of equal spaces keep the same fields."""
+        values = stored_fields(windows)
         spaces = windows.spaces
         known = spaces in self.fields
+        assert not known or self.fields[spaces] == list(values), "windows of equal spaces keep the same fields"
         self.fields[spaces] = list(values)
         for name, value in values.items():
             kept = [self._buffer(spaces, name)] if known else []
@@ -100,11 +99,21 @@ class ReplayMemory(nn.Module):
             largest = max(self._window_bytes(spaces) for spaces in self.fields)
             raise UsageError(f"method.memory_bytes is {budget}, less than one window of {largest} bytes for each of"
                              f" {len(self.counts)} tasks; give {largest * len(self.counts)} or more")
-        for spaces, names in self.fields.items():
-            rows = torch.cat([self._rows(task)[: fitting[task]] for task in self._group(spaces)])
-            for name in names:
-                self.register_buffer(_key(spaces, name), self._buffer(spaces, name)[rows])
-        self.counts = fitting
+        self.select({task: torch.arange(count) for task, count in fitting.items()})
+
+    def select(self, places: Mapping[int, Tensor]) -> None:
+        """Keep, of every task, the windows at these places among its own, in this order; a task without any is dropped."""
+        for spaces in list(self.fields):
+            rows = torch.cat([self._rows(task)[places[task].to(self._device(spaces))] for task in self._group(spaces)])
+            for name in self.fields[spaces]:
+                kept = self._buffer(spaces, name)[rows]
+                del self._buffers[_key(spaces, name)]
+                if len(rows):
+                    self.register_buffer(_key(spaces, name), kept)
+            if not len(rows):
+                del self.fields[spaces]
+        self.counts = {task: len(places[task]) for task in self.counts if len(places[task])}
+        self.spaces = {task: self.spaces[task] for task in self.counts}
 
     # -- reading it -----------------------------------------------------------------------------------------
 
@@ -140,10 +149,7 @@ class ReplayMemory(nn.Module):
 
     def _windows(self, spaces: str, rows: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Windows:
         values = {name: self._buffer(spaces, name).index_select(0, rows) for name in self.fields[spaces]}
-        extra = {name.removeprefix("extra:"): value for name, value in values.items() if name.startswith("extra:")}
-        own = {name: value for name, value in values.items() if not name.startswith("extra:")}
-        weight = torch.ones(len(rows), device=rows.device)
-        return Windows(**own, task=task, weight=weight, tasks=tasks, spaces=spaces, extra=extra)
+        return windows_of(values, task, tasks, spaces)
 
     # -- saving it ------------------------------------------------------------------------------------------
 
@@ -162,6 +168,20 @@ class ReplayMemory(nn.Module):
             self.fields[spaces] = list(fields)
             for name, (shape, kind) in fields.items():
                 self.register_buffer(_key(spaces, name), torch.zeros(shape, dtype=TYPES[kind]))
+
+
+def stored_fields(windows: Windows) -> dict[str, Tensor]:
+    """What is kept of windows, by name; `extra:` marks what a method added."""
+    own = {name: windows.__dict__[name] for name in tensor_fields(windows) if name not in UNSTORED}
+    return own | {f"extra:{name}": value for name, value in windows.extra.items()}
+
+
+def windows_of(fields: Mapping[str, Tensor], task: Tensor, tasks: tuple[int, ...], spaces: str) -> Windows:
+    """The windows of which these fields were kept."""
+    extra = {name.removeprefix("extra:"): value for name, value in fields.items() if name.startswith("extra:")}
+    own = {name: value for name, value in fields.items() if not name.startswith("extra:")}
+    weight = torch.ones(len(task), device=task.device)
+    return Windows(**own, task=task, weight=weight, tasks=tasks, spaces=spaces, extra=extra)
 
 
 def with_extra(windows: Windows, **extra: Tensor) -> Windows:

@@ -38,7 +38,7 @@ def unscale_action(action: Tensor, spec: Spec) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Starts:
+class Starts:
     """The steps at which a window may start, and the first of them and the number per episode."""
 
     step: Tensor
@@ -85,12 +85,12 @@ class Sampler:
         splits: tuple[Split, ...] = ("train", "holdout", "all")
         self.starts = {split: self._starts(data, split, starts, lengths) for split in splits}
 
-    def _starts(self, data: Data, split: Split, starts: np.ndarray, lengths: np.ndarray) -> _Starts:
+    def _starts(self, data: Data, split: Split, starts: np.ndarray, lengths: np.ndarray) -> Starts:
         chosen = np.asarray(data.episodes(split), dtype=np.int64)
         steps = [np.arange(starts[e], starts[e] + lengths[e]) for e in chosen]
         flat = np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64)
         tensors = (torch.from_numpy(a).to(self.device) for a in (flat, starts[chosen], lengths[chosen]))
-        return _Starts(*tensors)
+        return Starts(*tensors)
 
     def count(self, split: Split = "train") -> int:
         """Transitions in a split."""

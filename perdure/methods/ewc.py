@@ -6,7 +6,8 @@ Keeps      one anchor and one importance per shared parameter (twice the trunk, 
 Needs      nothing beyond the current data; task id at test only if heads are per task
 Differs    the Fisher diagonal is the expectation over the policy's own outputs per sample (Gauss-Newton), or per sample over
            the logged actions (`fisher empirical`); it is divided by its mean over all weights (`normalise`); the quadratic
-           penalties of all tasks are kept as one sum, which is the same penalty
+           penalties of all tasks are kept as one sum, which is the same penalty. `compat`: as in the code released with
+           CompoFormer, where the importance is the square of the mean gradient of one batch, which vanishes at a minimum
 Status     see docs/reproduction.md
 """
 
@@ -19,8 +20,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from perdure.continual.anchor import QuadraticAnchor
+from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_replaced
 from perdure.continual.importance import fisher_diagonal
-from perdure.core.batch import average
+from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
@@ -44,6 +46,10 @@ class EWCConfig(MethodConfig):
     """Samples per such batch."""
     normalise: bool = True
     """Divide the importance by its mean over all weights, so that a strength means the same in every task."""
+    compat: bool = False
+    """As in the code released with CompoFormer: importance (mean gradient of the training error)^2 of one batch of 32 windows
+    (dropout on), mixed 0.5 to 0.5 with the old one, not normalised, one moving anchor; replaces every option but `strength`
+    (there: 5000)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,18 +61,24 @@ class EWCConfig(MethodConfig):
         if not 0 <= self.decay <= 1 or self.fisher_batches < 1 or self.fisher_batch < 1:
             raise UsageError(f"method.decay is {self.decay}, fisher_batches {self.fisher_batches} and fisher_batch"
                              f" {self.fisher_batch}; give a decay from 0 to 1 and numbers above 0")
+        refuse_replaced(self, "fisher", "merge", "decay", "normalise")
 
 
 class EWC(Method):
     """Elastic weight consolidation."""
 
     Config = EWCConfig
+    tuned = "strength"
+    grid = (0.001, 0.01, 0.1, 1.0, 10.0)
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
         self.anchor = QuadraticAnchor()
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
+        compat = self.config.compat
+        batches, size = (1, RELEASED_WINDOWS) if compat else (self.config.fisher_batches, self.config.fisher_batch)
+
         def start() -> None:
             self.open_task(task, access)
             self.optimizer("policy", self.policy.shared() | self.policy.private(task.index))
@@ -79,21 +91,29 @@ class EWC(Method):
             return {"fit": self.descend("policy", average(self.policy.loss, batch), penalty=penalty)}
 
         def estimate(step: Step) -> Mapping[str, Tensor]:
-            batch = access.current.windows(self.policy.context, self.config.fisher_batch, step)
-            self.anchor.accumulate(fisher_diagonal(self.policy, batch, self.policy.shared(), step.generator("fisher"),
-                                                   self.config.fisher))
+            batch = access.current.windows(self.policy.context, size, step)
+            self.anchor.accumulate(self._importance(batch, step))
             return {}
 
         def commit() -> None:
-            self.anchor.commit(self.policy.shared(), self.config.fisher_batches, merge=self.config.merge,
-                               decay=self.config.decay if self.config.merge == "online" else 1.0,
-                               normalise=self.config.normalise)
+            if compat:
+                self.anchor.commit(self.policy.shared(), 1, merge="online", decay=0.5, normalise=False)
+            else:
+                self.anchor.commit(self.policy.shared(), batches, merge=self.config.merge,
+                                   decay=self.config.decay if self.config.merge == "online" else 1.0,
+                                   normalise=self.config.normalise)
 
         return [
             Phase("train", self.config.steps, train, begin=start),
-            Phase("fisher", self.config.fisher_batches, estimate, begin=lambda: self.anchor.open(self.policy.shared()),
-                  end=commit, trains=False),
+            Phase("fisher", batches, estimate, begin=lambda: self.anchor.open(self.policy.shared()), end=commit, trains=False),
         ]
+
+    def _importance(self, batch: Windows, step: Step) -> dict[str, Tensor]:
+        """Mean over the samples of a batch."""
+        if not self.config.compat:
+            return fisher_diagonal(self.policy, batch, self.policy.shared(), step.generator("fisher"), self.config.fisher)
+        gradients = batch_gradient(self.policy, batch, self.policy.shared())
+        return {name: 0.5 * g.square() for name, g in gradients.items()}  # the other half is the decay of the old importance
 
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"anchor": self.anchor.architecture()}

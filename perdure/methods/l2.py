@@ -40,6 +40,8 @@ class L2(Method):
     """L2 towards the last solution."""
 
     Config = L2Config
+    tuned = "strength"
+    grid = (0.01, 0.1, 1.0, 10.0, 100.0)
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)

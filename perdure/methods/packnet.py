@@ -6,7 +6,8 @@ Keeps      an owner per weight; by default a copy of biases and norms per task
 Needs      task id at test; the number of tasks for equal shares
 Differs    biases and norms are per task (the paper freezes them after the first task: `norms frozen`); frozen weights are
            restored after every update, so that neither momentum nor weight decay moves them; one optimizer step budget:
-           `retrain_share` of the task's steps follow the pruning
+           `retrain_share` of the task's steps follow the pruning. `compat` is the code released with CompoFormer (Hu et al. 2024,
+           arXiv 2411.11364): see the option; its weight decay and momentum on pruned and frozen weights are left out
 Status     see docs/reproduction.md
 """
 
@@ -22,10 +23,13 @@ from torch.nn import Parameter
 
 from perdure.continual.masks import MaskSet, buffer_name
 from perdure.core.batch import average
-from perdure.core.errors import UsageError
+from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.policy import Policy, Weights
 from perdure.core.task import Task
+
+RELEASED = {"share": "geometric", "keep_ratio": 0.3, "retrain_share": 0.2, "norms": "masked"}
+"""What `compat` sets: the quantile 0.7 and the 40,000 + 10,000 updates of the code released with CompoFormer."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,22 @@ class PackNetConfig(MethodConfig):
     """Share of the free weights that a task keeps when `share` is `geometric`."""
     retrain_share: float = 0.2
     """Share of the task's steps after pruning (0.2: 40,000 + 10,000 updates as in the authors' code of CompoFormer)."""
-    norms: Literal["task", "frozen"] = "task"
-    """Biases and norms: a copy per task, or frozen after the first task as in the paper."""
+    norms: Literal["task", "frozen", "masked"] = "task"
+    """Biases and norms: a copy per task, frozen after the first task as in the paper, or shared out like all other weights."""
+    compat: bool = False
+    """As in the code released with CompoFormer: a task keeps the 30 % of all free weights together that are largest, whatever
+    tensor they are in, biases and norms among them; the last task keeps all that is left; embeddings stay at their initial
+    values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (("share", ("equal", "geometric")), ("norms", ("task", "frozen"))):
+        if self.compat:
+            for name, value in RELEASED.items():
+                if self.__dict__[name] not in (value, getattr(PackNetConfig, name)):
+                    raise UsageError(f"method.{name} is {self.__dict__[name]!r} and method.compat true, which replaces it by"
+                                     f" {value!r}; give that, or leave out one of the two")
+                object.__setattr__(self, name, value)  # so that the config says what runs
+        for name, allowed in (("share", ("equal", "geometric")), ("norms", ("task", "frozen", "masked"))):
             if self.__dict__[name] not in allowed:
                 raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
         for name in ("keep_ratio", "retrain_share"):
@@ -65,17 +79,26 @@ class PackNet(Method):
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.TASK_ID}) | (frozenset({Need.TASK_COUNT}) if config.share == "equal" else frozenset())
+        counts = config.share == "equal" or config.compat
+        return frozenset({Need.TASK_ID}) | (frozenset({Need.TASK_COUNT}) if counts else frozenset())
 
-    def _matrices(self) -> dict[str, Parameter]:
-        return {name: p for name, p in self.policy.shared().items() if p.dim() > 1}
+    def _masked(self) -> dict[str, Parameter]:
+        """What tasks own shares of: matrices, and all that is shared but embeddings when biases and norms are masked too."""
+        everything, fixed = self.config.norms == "masked", self._fixed()
+        return {name: p for name, p in self.policy.shared().items() if (everything or p.dim() > 1) and name not in fixed}
 
     def _vectors(self) -> dict[str, Parameter]:
-        return {name: p for name, p in self.policy.shared().items() if p.dim() == 1}
+        """Biases and norms, where they are not masked."""
+        return {} if self.config.norms == "masked" else {n: p for n, p in self.policy.shared().items() if p.dim() == 1}
+
+    def _fixed(self) -> dict[str, Tensor]:
+        """What nobody trains: embeddings in the released code."""
+        modules = self.policy.named_modules() if self.config.compat else ()
+        return {f"{name}.weight": m.weight.detach() for name, m in modules if isinstance(m, nn.Embedding)}
 
     def open_task(self, task: Task, access: Any) -> None:
         super().open_task(task, access)
-        self.masks.cover(self._matrices())
+        self.masks.cover(self._masked())
         if self.config.norms == "task":
             before = self._own(task.index - 1)
             start = {name: before.get(name, p).detach().clone() for name, p in self._vectors().items()}
@@ -90,7 +113,7 @@ class PackNet(Method):
     def _trained(self, task: int) -> dict[str, Parameter]:
         """What the task's optimizer moves."""
         small = self._own(task) if self.config.norms == "task" else self._vectors()
-        return self._matrices() | self.policy.private(task) | small
+        return self._masked() | self.policy.private(task) | small
 
     def _frozen(self, task: int, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`keep` masks by the method's parameter names; with frozen norms, also all vectors after the first task."""
@@ -104,7 +127,7 @@ class PackNet(Method):
         retrain_steps = max(1, round(self.config.retrain_share * self.config.steps))
         # both follow from the owner map and are made when a process first needs them
         frozen: dict[str, Tensor] = {}
-        seen: dict[str, Tensor] = {}
+        seen: list[tuple[Parameter, Tensor]] = []
 
         def start() -> None:
             self.open_task(task, access)
@@ -114,27 +137,28 @@ class PackNet(Method):
             if not frozen:
                 frozen.update(self._frozen(t, self.masks.owned(before=t)))
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            loss = average(self.policy.loss, batch, weights=self._own(t))
+            loss = average(self.policy.loss, batch, weights={**self._own(t), **self._fixed()})
             return {"fit": self.descend("policy", loss, keep=frozen)}
 
         def prune() -> None:
-            count = access.task_count() if self.config.share == "equal" else 0
-            self.masks.claim(self._matrices(), t, self._quota(t, count))
+            count = access.task_count() if Need.TASK_COUNT in self.needs(self.config) else 0
+            self.masks.claim(self._masked(), t, self._quota(t, count))
             self.optimizer("policy", self._trained(t))
             frozen.clear()
 
         def mask_gradients() -> None:
             """Free weights are zero while retraining, so this is training the view, without building it."""
-            for name, p in self._matrices().items():
+            for p, mask in seen:
                 if p.grad is not None:
-                    p.grad.mul_(seen[name])
+                    p.grad.mul_(mask)
 
         def retrain(step: Step) -> Mapping[str, Tensor]:
             if not frozen:
                 frozen.update(self._frozen(t, self.masks.all_but(t)))
-                seen.update({name: mask.float() for name, mask in self.masks.visible(t).items()})
+                masked = self._masked()
+                seen.extend((masked[name], mask.float()) for name, mask in self.masks.visible(t).items())
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            loss = average(self.policy.loss, batch, weights=self._own(t))
+            loss = average(self.policy.loss, batch, weights={**self._own(t), **self._fixed()})
             return {"fit": self.descend("policy", loss, edit=mask_gradients, keep=frozen)}
 
         return [
@@ -144,15 +168,30 @@ class PackNet(Method):
 
     def _quota(self, task: int, count: int) -> dict[str, int]:
         """Weights of each tensor for this task. Equal shares are 1/(N-t) of what is free, so the last task leaves none."""
-        free = {name: int((self.masks.owner(name) == 0).sum()) for name in self._matrices()}
+        if self.config.compat:
+            return self._together(task, count)
+        free = {name: self.masks.counts(name)[0] for name in self.masks.shapes}
         if self.config.share == "equal":
             return {name: n // (count - task) for name, n in free.items()}
         return {name: max(1, round(self.config.keep_ratio * n)) for name, n in free.items()}
 
+    def _together(self, task: int, count: int) -> dict[str, int]:
+        """Weights of each tensor where all tensors are pruned together; the last task takes all that is left.
+
+        Raises:
+            GuardError: no weight is left.
+        """
+        free = self.masks.free()
+        if not free:
+            raise GuardError(f"task {task + 1} finds no free weight: the capacity is exhausted; use a wider policy or fewer"
+                             " tasks")
+        wanted = free if task == count - 1 else max(1, round(self.config.keep_ratio * free))
+        return self.masks.share_out(self._masked(), wanted)
+
     def _view(self, task: int) -> dict[str, Tensor]:
         """The weights that `task` sees: its own and earlier tasks' shares, zero elsewhere, and its biases and norms."""
-        matrices = self._matrices()
-        masked = {name: matrices[name] * mask for name, mask in self.masks.visible(task).items()}
+        shared = self.policy.shared()
+        masked = {name: shared[name] * mask for name, mask in self.masks.visible(task).items()}
         return masked | self._own(task)
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:

@@ -116,7 +116,8 @@ class TrunkPolicy(Policy):
 
     @abstractmethod
     def hidden(self, inputs: Inputs, lateral: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The output of every layer of the trunk, in order, the features (B, L, D) last.
+        """The output of every layer of the trunk, in order, the features (B, L, D) last; of tokens that no later layer computes
+        anything for, nothing.
 
         `lateral[i]`, of the shape of output i, is added to what layer i + 1 computes, before its activation; the last one
         is added to the features.
@@ -146,12 +147,17 @@ class TrunkPolicy(Policy):
         per_sample = (row @ log_std).clamp(-5, 2)  # (B, A)
         return ActionDist(mean=mean, log_std=per_sample.unsqueeze(1).expand_as(mean))
 
+    def shared(self) -> dict[str, Parameter]:
+        """All but the heads of single tasks; in one pass, since methods ask for it at every step."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith(("bank.heads.task-", "log_stds.task-"))}
+
     def private(self, task: int) -> dict[str, Parameter]:
         name = self.bank.own(task)
         if name is None:
             return {}
-        prefixes = (f"bank.heads.{name}.", f"log_stds.{name}")
-        return {full: p for full, p in self.named_parameters() if full.startswith(prefixes[0]) or full == prefixes[1]}
+        # looked up, not searched for among all parameters: methods ask for every task in each update
+        head = {f"bank.heads.{name}.{part}": p for part, p in self.bank.heads[name].named_parameters()}
+        return head | ({f"log_stds.{name}": self.log_stds[name]} if name in self.log_stds else {})
 
     def tasks(self) -> list[int]:
         return list(self.specs)

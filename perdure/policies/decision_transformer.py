@@ -119,10 +119,9 @@ class DecisionTransformer(TrunkPolicy):
         for block in self.blocks[:-1]:
             x = block(x) if lateral is None else block(x) + lateral[len(outputs) - 1]
             outputs.append(x)
+        outputs[-1] = x[:, 1::3]  # (B, 3L, D) -> (B, L, D): the last block computes only the observation tokens
         states = cast(Block, self.blocks[-1]).states_only(x, self.may_read[:length, : 3 * length])
-        if lateral is not None:
-            states = states + lateral[-2][:, 1::3]  # (B, 3L, D) -> (B, L, D), the observation tokens
-        features = self.norm_out(states)
+        features = self.norm_out(states if lateral is None else states + lateral[-2])
         return [*outputs, features if lateral is None else features + lateral[-1]]
 
     def hidden_widths(self) -> list[int]:

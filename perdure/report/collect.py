@@ -172,8 +172,17 @@ def _read(folder: Path, label: str) -> tuple[str, RunResult | None]:
     environment = read_json(path) if path.is_file() else {}
     if not isinstance(environment, dict):
         raise UsageError(f"{path} holds no JSON object; restore it from a copy, or remove it")
-    row = f"{matrix.method} ({label})" if label else matrix.method
+    marks = ", ".join(mark for mark in ("compat" if _compat(folder) else "", label) if mark)
+    row = f"{matrix.method} ({marks})" if marks else matrix.method
     return problem, RunResult(folder, row, matrix, environment)
+
+
+def _compat(folder: Path) -> bool:
+    """Whether the run reproduces what released code does in place of the method itself; its row must say so."""
+    path = folder / "config.json"
+    settings = read_json(path) if path.is_file() else {}
+    method = settings.get("method_config") if isinstance(settings, dict) else None
+    return isinstance(method, dict) and method.get("compat") is True
 
 
 def _shown(path: Path) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TERMINAL = {
     "average_performance": "Average\nperformance",
     "forgetting": "\nForgetting",
-    "forward_transfer": "Forward\ntransfer",
+    "forward_transfer": "Forward tr.\n(area)",
     "parameters": "\nParams",
     "memory_bytes": "Memory\nkept",
     "environment_steps": "Env\nsteps",

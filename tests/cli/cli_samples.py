@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 
-from perdure.core.spec import Box, Spec
+from perdure.core.errors import UsageError
+from perdure.core.spec import Box, Discrete, Spec
 from perdure.data.card import card_digest
 from perdure.data.store import write_dataset
 from perdure.data.trajectory import Trajectory
+from perdure.methods.finetune import Finetune
 
 SPEC = Spec(Box((3,)), Box((1,), low=(-2.0,), high=(2.0,)))
 """The spaces of Pendulum-v1."""
@@ -73,3 +75,33 @@ def stream_file(place, tasks, head=""):
     text = f"[stream]\nname = 'kitchen'\n{head}\n" + "".join(f"[[task]]\n{task}\n" for task in tasks)
     (place / "kitchen.toml").write_text(text)
     return "kitchen.toml"
+
+
+class DiscreteOnly(Finetune):
+    """A method that refuses continuous actions."""
+
+    def phases(self, task, access):
+        if not isinstance(task.spec.action, Discrete):
+            raise UsageError("DiscreteOnly needs categorical actions")
+        return super().phases(task, access)
+
+
+def refused(perdure, place, argv, fragments):
+    """The command ends with exit code 2 and one sentence that holds the fragments, and nothing is lost or written."""
+    before = everything_below(place)
+    code, out, err = perdure(*argv)
+    assert code == 2, (out, err)
+    assert len(err) == 1, err
+    assert err[0].startswith("perdure: ")
+    assert "Traceback" not in out + err[0]
+    for fragment in fragments:
+        assert fragment in err[0]
+    after = everything_below(place)
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) <= {"mine/environment.json", "mine/metrics.jsonl", "mine/run.lock"}
+
+
+def everything_below(place):
+    """Relative paths and contents, without the cache of verified files."""
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and "cache" not in path.parts]
+    return {str(path.relative_to(place)): path.read_bytes() for path in files}

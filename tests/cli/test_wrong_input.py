@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, stream_file
+from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, refused, stream_file
 from wrong_lines import EMPTY, LINES
 
 from perdure.core.checkpoint import write_folder
@@ -311,26 +311,9 @@ def report_of_damaged_scores(place):
     return ["report", "mine"]
 
 
-def _everything_below(place):
-    """Relative paths and contents, without the cache of verified files."""
-    files = [path for path in sorted(place.rglob("*")) if path.is_file() and "cache" not in path.parts]
-    return {str(path.relative_to(place)): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize(("case", "fragments"), CASES)
 def test_wrong_input_is_one_clear_sentence_and_loses_nothing(case, fragments, place, perdure):
-    argv = case(place)
-    before = _everything_below(place)
-    code, out, err = perdure(*argv)
-    assert code == 2, (out, err)
-    assert len(err) == 1, err
-    assert err[0].startswith("perdure: ")
-    assert "Traceback" not in out + err[0]
-    for fragment in fragments:
-        assert fragment in err[0]
-    after = _everything_below(place)
-    assert {name: after.get(name) for name in before} == before
-    assert set(after) - set(before) <= {"mine/environment.json", "mine/metrics.jsonl", "mine/run.lock"}
+    refused(perdure, place, case(place), fragments)
 
 
 def test_a_second_command_on_the_same_folder_is_refused(place, perdure):

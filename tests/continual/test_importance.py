@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import Lab, config
 
-from perdure.continual.importance import factored, fisher_diagonal, per_sample
+from perdure.continual.compat import batch_gradient
+from perdure.continual.importance import factored, fisher_diagonal, output_sensitivity, per_sample
 from perdure.core.batch import Windows, map_fields
 from perdure.core.method import Step
 from perdure.core.policy import Stats
@@ -88,8 +89,10 @@ def test_it_stays_positive_at_convergence_where_the_squared_mean_gradient_vanish
         model.encoders["float32-3"].weight.copy_(solution[:3].T)
         model.encoders["float32-3"].bias.copy_(solution[3])
     names = {name: p for name, p in model.named_parameters() if name.startswith("encoders")}
-    mean_gradient = torch.autograd.grad(model.loss(batch).mean(), list(names.values()))
-    assert max(float(g.square().max()) for g in mean_gradient) < 1e-6
+    released = batch_gradient(model, batch, names)
+    assert max(float(g.square().max()) for g in released.values()) < 1e-6, "what the released EWC takes for importance"
+    assert max(float(g.abs().max()) for g in released.values()) < 1e-3, "and the released MAS"
+    assert min(float(value.min()) for value in output_sensitivity(model, batch, names).values()) > 0.1
     for kind in ("expected", "empirical"):
         assert min(float(f.min()) for f in fisher_diagonal(model, batch, names, generator(), kind).values()) > 0.01
 
@@ -147,6 +150,28 @@ def test_factored_is_the_exact_loop_for_the_mlp(kind, stream, options):
     mine = fisher_diagonal(policy, batch, parameters, generator(), kind)
     close(mine, loop(policy, batch, parameters, kind), 1e-4)
     assert max(float(value.max()) for value in mine.values()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("policy", "stream", "options"),
+    [("bc", "toy", {}), ("bc", "toy", {"layer_norm": True, "layers": 3}), ("bc", "toy", {"std": "learned"}),
+     ("bc", "toy-discrete", {}), ("dt", "toy", {}), ("dt", "toy-discrete", {})],
+)  # fmt: skip
+def test_output_sensitivity_is_the_loop_of_autograd_over_samples(policy, stream, options):
+    net, batch, parameters = setting(policy, stream, **options)
+    net.eval()
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for i in range(len(batch)):
+        one = map_fields(batch, lambda tensor, i=i: tensor[i : i + 1])
+        size = (net(one).output().square().sum(-1) * one.valid).sum()
+        for (name, _), g in zip(
+            parameters.items(), torch.autograd.grad(size, list(parameters.values()), allow_unused=True), strict=True
+        ):
+            total[name] += 0 if g is None else g.abs()
+    mine = output_sensitivity(net.train(), batch, parameters)
+    assert net.training
+    close(mine, {name: value / len(batch) for name, value in total.items()}, 1e-4)
+    assert max(float(value.max()) for value in mine.values()) > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["expected", "empirical"])

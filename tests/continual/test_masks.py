@@ -63,6 +63,17 @@ def test_exhausted_capacity_names_task_and_tensor():
     masks.claim(parameters, 1, {"a.weight": 0})  # a share of nothing is no fault
 
 
+def test_the_largest_of_all_parameters_are_shared_out_exactly():
+    parameters = weights() | {"b.weight": torch.full((3, 2), 9.0), "c.bias": torch.zeros(4)}
+    masks = covered(parameters)
+    assert masks.free() == 30
+    assert masks.share_out(parameters, 6) == {"a.weight": 0, "b.weight": 6, "c.bias": 0}
+    assert sum(masks.share_out(parameters, 28).values()) == 28, "equal weights are counted as well"
+    masks.claim(parameters, 0, masks.share_out(parameters, 6))
+    assert masks.free() == 24
+    assert masks.share_out(parameters, 24) == {"a.weight": 20, "b.weight": 0, "c.bias": 4}, "what is owned is not free"
+
+
 def test_covering_again_keeps_what_is_owned():
     parameters = weights()
     masks = covered(parameters)

@@ -6,7 +6,7 @@ from perdure.core import metrics
 from perdure.core.matrix import Episode, ScoreMatrix
 
 FIRST = ([0.0, 0.1, 0.1], [0.9, 0.2, 0.1], [0.5, 0.8, 0.3], [0.1, 0.6, 0.7])
-"""Row 0 (before any learning), then a; from the survey of Continual World's definitions."""
+"""Row 0 (before any learning), then a; values of the published metrics of Offline Continual World computed by hand."""
 
 SECOND = ([0.0, 0.0, 0.0], [0.7, 0.2, 0.1], [0.9, 0.8, 0.3], [0.1, 0.6, 0.7])
 
@@ -40,6 +40,17 @@ def test_first_golden_matrix():
     assert metrics.forgetting(matrix).value == pytest.approx(0.3333, abs=5e-5)
     assert metrics.backward_transfer(matrix).value == pytest.approx(-0.5)
     assert metrics.forward_transfer_zero_shot(matrix).value == pytest.approx(0.15)
+
+
+def test_the_published_metrics_of_offline_continual_world_name_their_source():
+    """P, F, BWT and FWT of its tables; its F divides by N although the last task counts 0, so BWT = -F N / (N - 1)."""
+    measured = metrics.measure(from_rows(FIRST))
+    for name, symbol in {"average_performance": "(P)", "forgetting": "(F)", "backward_transfer": "(BWT)",
+                         "forward_transfer_zero_shot": "(FWT"}.items():  # fmt: skip
+        assert "arXiv 2411.11364" in measured[name].source
+        assert symbol in measured[name].source
+    assert "2411.11364" not in measured["forward_transfer"].source  # the area form is Continual World's alone
+    assert measured["backward_transfer"].value == pytest.approx(-measured["forgetting"].value * 3 / 2)
 
 
 def test_second_golden_matrix_tells_the_three_kinds_of_forgetting_apart():

@@ -1,13 +1,20 @@
 """Access: what was declared is handed over, anything else raises and names the need; the protocol is checked first."""
 
 import pytest
+import torch
 from tiny import Lab, config, stream_of
 
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Step
 from perdure.core.task import Protocol, Stream
 from perdure.data.access import Access, Views, grant
-from perdure.data.memory import ReplayMemory
+from perdure.data.memory import ReplayMemory, with_extra
+from perdure.data.reservoir import Reservoir
+
+
+def one_window(access):
+    return access.current.windows(1, 1, Step(0, 0, "train", 0))
+
 
 CALLS = {
     Need.PAST_DATA: lambda access: access.past(),
@@ -27,6 +34,62 @@ def test_undeclared_calls_raise_and_name_the_need(need):
     with pytest.raises(UsageError, match=rf"{need.value} but does not declare Need\.{need.name}"):
         CALLS[need](access(*others))
     CALLS[need](access(need))
+
+
+@pytest.mark.parametrize(
+    ("need", "call"),
+    [
+        (Need.PAST_DATA, lambda access: access.union()),
+        (Need.MEMORY, lambda access: access.keep(ReplayMemory(), one_window(access))),
+        (Need.MEMORY, lambda access: access.offer(Reservoir(), one_window(access), Step(0, 0, "train", 0), share=0.1)),
+    ],
+    ids=["union", "keep", "offer"],
+)
+def test_other_ways_to_the_same_need_raise_too(need, call):
+    with pytest.raises(UsageError, match=rf"does not declare Need\.{need.name}"):
+        call(access(*(n for n in Need if n is not need)))
+    call(access(need))
+
+
+def test_the_union_is_all_tasks_so_far_and_made_once():
+    stream = Views(stream_of(config()))
+    given = Access(stream, 1, frozenset({Need.PAST_DATA}))
+    assert given.union() is given.union()
+    assert [group.tasks for group in given.union().groups] == [(0, 1)]
+    later = Access(stream, 2, frozenset({Need.PAST_DATA})).union()
+    assert [group.tasks for group in later.groups] == [(0, 1, 2)]
+    assert stream.views[0].sampler.obs.untyped_storage().data_ptr() == later.groups[0].obs.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("budget", [2000, 5000, 10**9])
+def test_remembering_within_a_budget_adds_to_few_windows_only(budget):
+    """What a method keeps with its windows is made for those that fit, and changes nothing about which they are."""
+    asked, memory = [], ReplayMemory()
+
+    def with_more(windows):
+        asked.append(len(windows))
+        return with_extra(windows, mark=windows.timestep[:, 0].float())
+
+    for task in range(3):
+        given, everything = access(Need.MEMORY, task=task), ReplayMemory()
+        given.remember(memory, 2, share=0.1, seed=0, budget=budget, with_more=with_more)
+        given.remember(everything, 2, share=2.0, seed=0)
+        assert memory.bytes() <= budget
+        assert asked[-1] in (memory.size(task), given.current.sampler.count())
+        assert torch.equal(memory.all(task).extra["mark"], memory.all(task).timestep[:, 0].float())
+        assert torch.equal(memory.all(task).obs, everything.all(task).obs[: memory.size(task)])
+
+
+def test_a_reservoir_gets_room_for_the_share_of_each_task():
+    reservoir = Reservoir()
+    for task in range(2):
+        for index in range(3):
+            step = Step(0, task, "train", index)
+            windows = access(task=task).current.windows(2, 8, step)
+            access(Need.MEMORY, task=task).offer(reservoir, windows, step, share=0.25)
+        total = sum(round(0.25 * access(task=t).current.sampler.count() / 2) for t in range(task + 1))
+        assert list(reservoir.rows.values()) == [total]
+    assert reservoir.tasks() == [0, 1]
 
 
 def test_past_is_the_earlier_tasks_only():

@@ -102,6 +102,26 @@ def test_what_a_method_adds_is_kept_and_drawn_with_its_window():
     assert memory.bytes() == sum(value.nbytes for value in memory.state_dict().values())
 
 
+def test_selecting_keeps_the_named_windows_in_their_order_and_drops_what_is_left_empty():
+    memory = filled(CONTINUOUS, DISCRETE, CONTINUOUS)
+    before = {task: memory.all(task).obs for task in memory.tasks()}
+    places = {0: torch.tensor([5, 2, 9]), 1: torch.tensor([], dtype=torch.int64), 2: torch.tensor([19])}
+    memory.select(places)
+    assert memory.tasks() == [0, 2]
+    for task in memory.tasks():
+        assert torch.equal(memory.all(task).obs, before[task][places[task]])
+    assert memory.bytes() == sum(value.nbytes for value in memory.state_dict().values())
+    assert [batch.tasks for batch in memory.draw(4, Step(0, 3, "train", 0))] == [(0, 2)]
+    memory.add(3, windows(3, DISCRETE))
+    assert torch.equal(memory.all(3).obs, windows(3, DISCRETE).obs)
+
+
+def test_windows_of_equal_spaces_keep_equal_fields():
+    memory = filled(CONTINUOUS)
+    with pytest.raises(AssertionError, match="equal spaces keep the same fields"):
+        memory.add(1, with_extra(windows(1), mark=torch.zeros(20)))
+
+
 def test_draws_are_keyed_by_their_step():
     memory = filled(CONTINUOUS)
     one, same, other = (memory.draw(8, Step(0, 1, "train", i))[0].obs for i in (4, 4, 5))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from penalties import more_strength_stays_nearer, no_strength_is_finetuning
 from tiny import Lab, config
 
 from perdure.core.errors import UsageError
@@ -13,15 +14,13 @@ def drift(lab, anchor):
 
 
 @pytest.mark.parametrize("policy", ["bc", "dt"])
-@pytest.mark.parametrize("merge", ["sum", "online"])
-def test_no_strength_reproduces_finetuning_bit_for_bit(policy, merge):
-    ewc, plain = (
-        Lab(config("ewc", policy, strength=0.0, merge=merge)).learn(),
-        Lab(config("finetune", policy)).learn(),
-    )
-    mine = dict(ewc.method.policy.named_parameters())
-    for name, p in plain.method.policy.named_parameters():
-        assert torch.equal(mine[name], p), name
+@pytest.mark.parametrize("options", [{"merge": "sum"}, {"merge": "online"}, {"compat": True}], ids=str)
+def test_no_strength_reproduces_finetuning_bit_for_bit(policy, options):
+    no_strength_is_finetuning("ewc", policy, **options)
+
+
+def test_more_strength_stays_nearer_to_the_anchor():
+    more_strength_stays_nearer("ewc", (0.0, 0.1, 10.0), fisher_batches=4, fisher_batch=32)
 
 
 def test_huge_strength_keeps_the_shared_weights_within_the_optimizers_first_steps():
@@ -63,6 +62,26 @@ def test_penalty_enters_the_training_gradient():
     train.update(step)
     for name, gradient in zip(lab.method.policy.shared(), wanted, strict=True):
         torch.testing.assert_close(seen[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_compat_takes_the_squared_mean_gradient_of_one_batch_and_mixes_it_with_the_old():
+    """As in the code released with CompoFormer: 0.5 F_old + 0.5 F_new from the first task on, one moving anchor."""
+    lab = Lab(config("ewc", compat=True, strength=5000.0, steps=20))
+    wanted = {}
+    for task in (0, 1):
+        train, fisher = lab.phases(task)
+        lab.play(task, train)
+        shared = lab.method.policy.shared()
+        batch = lab.access(task).current.windows(1, 32, Step(0, task, "fisher", 0))
+        loss = (lab.method.policy(batch).mean - batch.action).square().mean()
+        for name, g in zip(shared, torch.autograd.grad(loss, list(shared.values())), strict=True):
+            wanted[name] = 0.5 * wanted.get(name, 0.0) + 0.5 * g.square()
+        assert fisher.steps == 1
+        lab.play(task, fisher)
+        lab.method.forget_optimizers()
+        for name, p in shared.items():
+            torch.testing.assert_close(lab.method.anchor._buffer("importance", name), wanted[name], rtol=1e-4, atol=1e-12)
+            assert torch.equal(lab.method.anchor._buffer("anchor", name), p)
 
 
 def test_importance_has_mean_one_per_task():

@@ -37,7 +37,7 @@ def test_masks_are_disjoint_equal_and_complete(policy):
         assert int(visible.sum()) == counts[1] + counts[2], "an owner map can own a weight once only"
 
 
-@pytest.mark.parametrize("norms", ["task", "frozen"])
+@pytest.mark.parametrize("norms", ["task", "frozen", "masked"])
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 def test_old_tasks_act_bit_for_bit_as_before(policy, norms):
     lab = Lab(config("packnet", policy, norms=norms, **DECAY)).learn(0)
@@ -74,9 +74,9 @@ def test_pruned_weights_are_the_small_ones_and_zero_until_reused():
     lab = Lab(config("packnet", **DECAY))
     dense, retrain = lab.phases(0)
     lab.play(0, dense)
-    before = {name: p.detach().clone() for name, p in lab.method._matrices().items()}
+    before = {name: p.detach().clone() for name, p in lab.method._masked().items()}
     retrain.begin()
-    for name, p in lab.method._matrices().items():
+    for name, p in lab.method._masked().items():
         mine = lab.method.masks.owner(name) == 1
         assert before[name].abs()[mine].min() >= before[name].abs()[~mine].max()
         assert torch.equal(p[mine], before[name][mine])
@@ -88,7 +88,7 @@ def test_a_later_task_reads_earlier_weights():
     second = lab.actions(1)
     with torch.no_grad():
         for name, mask in lab.method.masks.owned(before=1).items():
-            lab.method._matrices()[name][mask] += 0.5
+            lab.method._masked()[name][mask] += 0.5
     assert not torch.equal(lab.actions(1), second)
 
 
@@ -119,6 +119,70 @@ def test_retraining_takes_its_share_of_the_steps():
 def test_wrong_options_are_named(field, value):
     with pytest.raises(UsageError, match=rf"method\.{field} is"):
         config("packnet", **{field: value})
+
+
+# -- as in the code released with CompoFormer -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "tasks"), [("bc", 5), ("dt", 3)])
+def test_released_shares_are_geometric_over_all_tensors_together(policy, tasks):
+    """The n-th task owns (1 - q) q^(n - 1) of everything, q = 0.7; the last one all that is left."""
+    lab = Lab(config("packnet", policy, tasks=tasks, compat=True, steps=2)).learn()
+    masks = lab.method.masks
+    counts = torch.tensor([masks.counts(name) + [0] * (tasks + 1 - len(masks.counts(name))) for name in masks.shapes])
+    total = int(counts.sum())
+    for n, owned in enumerate(counts.sum(0)[1:-1].tolist()):
+        assert abs(owned - 0.3 * 0.7**n * total) <= 1.5, n
+    assert abs(int(counts.sum(0)[-1]) - 0.7 ** (tasks - 1) * total) <= 3
+    shares = counts[:, 1] / counts.sum(1)
+    assert shares.max() - shares.min() > 0.2, "tensors do not get equal shares"
+
+
+def test_released_masks_cover_biases_and_norms_but_no_embeddings():
+    lab = Lab(config("packnet", "dt", compat=True, **DECAY))
+    time = lab.method.policy.embed_time.weight.detach().clone()
+    lab.learn(0, 1)
+    assert torch.equal(lab.method.policy.embed_time.weight, time), "the table stays at its initial values"
+    assert lab.method.policy.embed_time.weight.grad is None
+    assert set(lab.method.masks.shapes) == set(lab.method.policy.shared()) - {"embed_time.weight"}
+    assert not lab.method.small
+
+
+def test_a_claim_over_all_tensors_takes_the_largest_of_all():
+    lab = Lab(config("packnet", "dt", compat=True))
+    dense, retrain = lab.phases(0)
+    lab.play(0, dense)
+    before = {name: p.detach().abs().clone() for name, p in lab.method._masked().items()}
+    retrain.begin()
+    mine = {name: lab.method.masks.owner(name) == 1 for name in before}
+    least = min(float(before[name][mask].min()) for name, mask in mine.items() if mask.any())
+    assert least >= max(float(before[name][~mask].max()) for name, mask in mine.items() if not mask.all())
+
+
+@pytest.mark.parametrize("stream", ["toy", "toy-spaces"])
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+def test_released_behaviour_forgets_nothing(policy, stream):
+    lab = Lab(config("packnet", policy, stream, compat=True, **DECAY)).learn(0)
+    first = lab.actions(0)
+    lab.learn(1, 2)
+    assert torch.equal(lab.actions(0), first)
+    assert all(lab.method.masks.counts(name)[0] == 0 for name in lab.method.masks.shapes), "nothing stays free in the end"
+
+
+def test_released_behaviour_runs_out_of_weights_by_name_of_the_task():
+    lab = Lab(config("packnet", compat=True, tasks=3, steps=2)).learn(0)
+    for name in lab.method.masks.shapes:
+        lab.method.masks.owner(name).fill_(1)
+    with pytest.raises(GuardError, match="task 2 finds no free weight: the capacity is exhausted"):
+        lab.learn(1)
+
+
+def test_released_values_replace_options_and_say_so():
+    made = config("packnet", compat=True).method_config
+    assert (made["share"], made["keep_ratio"], made["retrain_share"], made["norms"]) == ("geometric", 0.3, 0.2, "masked")
+    assert config("packnet", compat=True, keep_ratio=0.3).method_config == made, "a stored config is read again"
+    with pytest.raises(UsageError, match=r"method\.keep_ratio is 0\.4 and method\.compat true"):
+        config("packnet", compat=True, keep_ratio=0.4)
 
 
 def test_a_tensor_that_opens_late_is_used_up_too():

@@ -177,3 +177,68 @@ def test_wrong_options_are_named(name, field):
     value = -1 if field in ("width", "layers") else "both"
     with pytest.raises(UsageError, match=rf"policy\.{field}"):
         find(name, POLICIES, "policy").Config(**{field: value})
+
+
+def read(policy, batch, lateral=None):
+    with torch.no_grad():
+        return policy.hidden(policy.inputs(batch), lateral)
+
+
+@both
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["vector", "choice"])
+def test_hidden_lists_every_layer_and_no_lateral_is_one_of_zeros(name, layers, kind):
+    policy = opened(name, SPACES[kind], layers=layers)
+    batch = windows(policy, SPACES[kind])
+    outputs = read(policy, batch)
+    assert [out.shape[-1] for out in outputs] == policy.hidden_widths()
+    assert outputs[-1].shape == (4, policy.context, policy.width)
+    silent = read(policy, batch, [torch.zeros_like(out) for out in outputs])
+    assert all(torch.equal(one, other) for one, other in zip(outputs, silent, strict=True))
+    features = policy.distribution(outputs[-1], batch.task, batch.tasks)
+    assert torch.equal(features.output(), policy(batch).output())
+
+
+@both
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_lateral_enters_the_next_layer_and_the_last_the_features(name, layers):
+    policy = opened(name, VECTOR, layers=layers)
+    batch = windows(policy, VECTOR)
+    outputs = read(policy, batch)
+    for place in range(len(outputs)):
+        given = [torch.zeros_like(out) for out in outputs]
+        given[place] += 0.5 * torch.randn(given[place].shape, generator=generator(place))
+        changed = read(policy, batch, given)
+        same = [torch.equal(one, other) for one, other in zip(outputs, changed, strict=True)]
+        last = len(outputs) - 1
+        assert same == [i <= place and not i == place == last for i in range(len(outputs))], place
+    assert torch.equal(changed[-1], outputs[-1] + given[-1])
+
+
+class Shift(torch.nn.Module):
+    """A side that adds the same to every feature."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.size = torch.nn.Parameter(torch.tensor(0.0))
+        self.policy = (policy,)
+
+    def forward(self, inputs):
+        return [self.size.expand_as(out) for out in self.policy[0].hidden(inputs)]
+
+
+@both
+def test_the_side_of_a_policy_is_used_whenever_it_runs(name):
+    policy = opened(name, VECTOR)
+    batch = windows(policy, VECTOR)
+    plain = policy(batch).output()
+    acted, _ = policy.actor(0).act(batch.obs[:, 0], policy.actor(0).start(4), generator())
+    policy.side = Shift(policy)
+    assert "side.size" in dict(policy.named_parameters())
+    assert torch.equal(policy(batch).output(), plain)
+    with torch.no_grad():
+        policy.side.size.fill_(0.7)
+    assert not torch.equal(policy(batch).output(), plain)
+    assert not torch.equal(policy.actor(0).act(batch.obs[:, 0], policy.actor(0).start(4), generator())[0], acted)
+    policy.loss(batch).sum().backward()
+    assert policy.side.size.grad != 0

@@ -27,6 +27,13 @@ def test_seeds_share_a_row_in_order(make_run, tmp_path):
     assert [run.seed for run in group.runs] == [0, 1, 2]
 
 
+def test_runs_that_reproduce_released_code_are_marked_so(make_run, tmp_path):
+    for seed, compat in enumerate((True, False)):
+        write_json(make_run("er", seed) / "config.json", {"method_config": {"compat": compat}})
+    make_run("er", 2)
+    assert [(group.name, len(group.runs)) for group in collect([tmp_path]).groups] == [("er", 2), ("er (compat)", 1)]
+
+
 def test_the_reference_is_independent_of_the_same_seed(make_run, tmp_path):
     make_run("packnet", 0)
     make_run("packnet", 1)

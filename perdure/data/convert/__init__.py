@@ -5,14 +5,16 @@
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from perdure.core.errors import UsageError, nearest
 from perdure.data.arrays_file import layout, map_arrays, open_regular
 from perdure.data.card import ARRAYS_FILE, CARD_FILE
-from perdure.data.convert.cage import Limits, read_caged
+from perdure.data.convert.cage import Limits, Result, read_caged
 from perdure.data.names import safe_name
 from perdure.data.store import Dataset, write_dataset
 from perdure.data.trajectory import Trajectory
@@ -23,6 +25,9 @@ FORMATS = {
     "minari": "perdure.data.convert.minari",
 }
 """Name of a format -> the module that reads and writes it."""
+
+PUBLISHED = {"mt50_npz": "perdure.data.convert.mt50_npz"}
+"""Published data that a stream converts for itself -> the module that reads them."""
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 ZIP_START = b"PK\x03\x04"
@@ -35,6 +40,11 @@ def format_module(name: str) -> Any:
             f"format is {name!r}; the known formats are {', '.join(FORMATS)}{nearest(name, FORMATS)}"
         )
     return importlib.import_module(FORMATS[name])
+
+
+def reader_module(name: str) -> Any:
+    """The module with the reader of a format or of published data."""
+    return importlib.import_module(PUBLISHED[name]) if name in PUBLISHED else format_module(name)
 
 
 def recognise(path: Path | str) -> str:
@@ -128,7 +138,7 @@ def import_dataset(
             arrays = map_arrays(file, layout(result.spec, result.lengths), place)
         return write_dataset(
             out,
-            _trajectories(arrays, result.lengths, result.seeds),
+            trajectories(arrays, result),
             name=name,
             spec=result.spec,
             quality=quality,
@@ -158,11 +168,21 @@ def export_dataset(dataset: Dataset, path: Path | str, format: str) -> Path:
     return path
 
 
-def _trajectories(arrays: Any, lengths: list[int], seeds: list[int | None]) -> list[Trajectory]:
+def trajectories(arrays: Mapping[str, np.ndarray], result: Result) -> list[Trajectory]:
+    """The episodes in the flat `arrays` that a child wrote; views, no copies."""
     episodes, start = [], 0
-    for e, length in enumerate(lengths):
+    for e, (length, seed, success) in enumerate(zip(result.lengths, result.seeds, result.success, strict=True)):
         end = start + length
-        steps = {key: arrays[key][start:end] for key in ("actions", "rewards", "terminated", "truncated")}
-        episodes.append(Trajectory(arrays["observations"][start + e : end + e + 1], **steps, seed=seeds[e]))
+        episodes.append(
+            Trajectory(
+                observations=arrays["observations"][start + e : end + e + 1],
+                actions=arrays["actions"][start:end],
+                rewards=arrays["rewards"][start:end],
+                terminated=arrays["terminated"][start:end],
+                truncated=arrays["truncated"][start:end],
+                success=success,
+                seed=seed,
+            )
+        )
         start = end
     return episodes

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Result:
     spec: Spec
     lengths: list[int]
     seeds: list[int | None]
+    success: list[bool | None]
     bounds_from: str
     notes: list[str]
 
@@ -73,7 +75,14 @@ def child_environment() -> dict[str, str]:
     return {**kept, **threads, **hdf5, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def read_caged(format: str, path: Path, folder: Path, options: dict[str, Any], limits: Limits) -> Result:
+def read_caged(
+    format: str,
+    path: Path,
+    folder: Path,
+    options: dict[str, Any],
+    limits: Limits,
+    reader: Mapping[str, Any] | None = None,
+) -> Result:
     """Have a child read `path` and write the arrays into `folder`.
 
     Args:
@@ -82,6 +91,7 @@ def read_caged(format: str, path: Path, folder: Path, options: dict[str, Any], l
         folder: empty folder for the child's files.
         options: `bounds` and `n_actions` of `import_dataset`.
         limits: of the child.
+        reader: further arguments of the format's `read`, as plain JSON values.
 
     Raises:
         UsageError: the child refused the file, was stopped by a limit, or crashed.
@@ -91,6 +101,7 @@ def read_caged(format: str, path: Path, folder: Path, options: dict[str, Any], l
         "path": str(path),
         "folder": str(folder),
         "options": options,
+        "reader": dict(reader or {}),
         "limits": asdict(limits),
     }
     command = [sys.executable, "-P", "-m", "perdure.data.convert.caged"]
@@ -149,10 +160,12 @@ def _parse(value: Any, path: Path) -> Result:
     """The child handled a foreign file, so its answer is checked like one."""
     try:
         lengths, seeds, notes = value["episode_lengths"], value["seeds"], value["notes"]
+        success = value["success"]
         sound = (
             all(type(n) is int and n > 0 for n in lengths)
             and all(seed is None or type(seed) is int for seed in seeds)
-            and len(seeds) == len(lengths)
+            and all(flag is None or type(flag) is bool for flag in success)
+            and len(seeds) == len(success) == len(lengths)
             and all(isinstance(note, str) for note in notes)
         )
         if sound:
@@ -160,6 +173,7 @@ def _parse(value: Any, path: Path) -> Result:
                 Spec.from_json(value["spec"]),
                 list(lengths),
                 list(seeds),
+                list(success),
                 str(value["bounds_from"]),
                 list(notes),
             )

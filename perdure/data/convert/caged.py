@@ -13,7 +13,7 @@ from typing import Any
 from perdure.core.errors import UsageError
 from perdure.core.files import json_bytes
 from perdure.data.card import ARRAYS_FILE
-from perdure.data.convert import format_module
+from perdure.data.convert import reader_module
 from perdure.data.convert.cage import EXIT_MEMORY, EXIT_REFUSED, REFUSAL_FILE, RESULT_FILE, Limits
 from perdure.data.convert.episodes import Budget, pack
 
@@ -42,7 +42,8 @@ def read(request: dict[str, Any]) -> None:
     """Read the foreign file and leave `arrays.safetensors` and `result.json` in the request's folder."""
     limits = Limits(**request["limits"])
     path, folder = Path(request["path"]), Path(request["folder"])
-    source = format_module(request["format"]).read(path, Budget(limits.array_bytes))
+    reader = reader_module(request["format"])
+    source = reader.read(path, Budget(limits.array_bytes), **request.get("reader", {}))
     result, parts = pack(source, str(path), **request["options"])
     with open(folder / ARRAYS_FILE, "xb") as file:
         for part in parts:

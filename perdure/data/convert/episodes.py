@@ -47,6 +47,8 @@ class RawEpisode:
     last_observation: np.ndarray | None = None
     """(*O): the observation after the last action, where `observations` lacks it."""
     seed: int | None = None
+    success: bool | None = None
+    """None where the file does not say."""
 
 
 @dataclass
@@ -184,7 +186,7 @@ def pack(
         bounds, n_actions: as in `import_dataset`.
     """
     kept: list[dict[str, np.ndarray]] = []
-    places, seeds, notes = [], [], list(source.notes)
+    places, seeds, successes, notes = [], [], [], list(source.notes)
     for raw in source.episodes:
         episode = whole(raw)
         if (
@@ -197,6 +199,7 @@ def pack(
             kept.append(episode)
             places.append(raw.place)
             seeds.append(raw.seed)
+            successes.append(raw.success)
     if not kept:
         raise UsageError(
             f"{place}: there are zero episodes with at least one whole transition; give more data"
@@ -229,6 +232,7 @@ def pack(
         "spec": found.to_json(),
         "episode_lengths": [len(e["rewards"]) for e in kept],
         "seeds": seeds,
+        "success": successes,
         "bounds_from": bounds_from,
         "notes": notes,
     }

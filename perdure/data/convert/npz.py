@@ -9,6 +9,7 @@ are refused.
 import io
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,23 @@ def read(path: Path, budget: Budget) -> Source:
     return Source(episodes, notes=notes)
 
 
-def _episode(path: Path, budget: Budget, notes: list[str]) -> RawEpisode:
+def read_arrays(path: Path, budget: Budget, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those of the `wanted` arrays that one `.npz` file has; plain numbers only.
+
+    Raises:
+        UsageError: naming file and array, for anything that is no sound file of plain arrays.
+    """
     with open_regular(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                arrays = _arrays(archive, str(path), budget)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as problem:
+                return _arrays(archive, str(path), budget, wanted)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as problem:
             reason = ascii(str(problem))[:160]
             raise UsageError(f"{path} is no sound .npz file ({reason}); restore it from a copy") from None
+
+
+def _episode(path: Path, budget: Budget, notes: list[str]) -> RawEpisode:
+    arrays = read_arrays(path, budget, REQUIRED + OPTIONAL)
     missing = [key for key in REQUIRED if key not in arrays]
     if missing or not {"terminals", "dones"} & set(arrays):
         wanted = missing[0] if missing else "terminals"
@@ -83,7 +93,9 @@ def _episode(path: Path, budget: Budget, notes: list[str]) -> RawEpisode:
     )
 
 
-def _arrays(archive: zipfile.ZipFile, place: str, budget: Budget) -> dict[str, np.ndarray]:
+def _arrays(
+    archive: zipfile.ZipFile, place: str, budget: Budget, wanted: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     members = archive.infolist()
     names = [member.filename for member in members]
     if len(members) > MOST_MEMBERS or len(set(names)) != len(names):
@@ -96,7 +108,7 @@ def _arrays(archive: zipfile.ZipFile, place: str, budget: Budget) -> dict[str, n
         with archive.open(
             member
         ) as stream:  # checks the name in the file against the directory, wanted or not
-            if key in REQUIRED + OPTIONAL:
+            if key in wanted:
                 arrays[key] = _array(stream, member, f"{place}, {key}", budget)
     return arrays
 

@@ -1,0 +1,42 @@
+"""The released importances: the gradient of one batch's mean error, and options that `compat` would replace."""
+
+import pytest
+import torch
+from tiny import Lab, config
+
+from perdure.continual.compat import batch_gradient
+from perdure.core.errors import UsageError
+from perdure.core.method import Step
+
+
+@pytest.mark.parametrize(("policy", "stream"), [("bc", "toy"), ("dt", "toy"), ("bc", "toy-discrete"), ("bc", "toy-spaces")])
+def test_gradient_of_the_mean_over_valid_steps_and_channels(policy, stream):
+    lab = Lab(config("finetune", policy, stream, steps=3)).learn(0, 1)
+    net = lab.method.policy.eval()
+    batch = lab.views.views[1].windows(net.context, 16, Step(0, 1, "probe", 0))
+    if policy == "dt":
+        assert not batch.valid.all()
+    out, valid = net(batch), batch.valid.flatten()
+    if out.logits is None:
+        loss = (out.mean - batch.action).flatten(0, 1)[valid].square().mean()
+    else:
+        loss = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1)[valid], batch.action.flatten()[valid])
+    shared = net.shared()
+    wanted = torch.autograd.grad(loss, list(shared.values()), allow_unused=True)
+    mine = batch_gradient(net, batch, shared)
+    assert list(mine) == list(shared)
+    for (name, p), gradient in zip(shared.items(), wanted, strict=True):
+        torch.testing.assert_close(mine[name], torch.zeros_like(p) if gradient is None else gradient)
+    assert (stream == "toy-spaces") == any(gradient is None for gradient in wanted)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [("ewc", "merge", "online"), ("ewc", "fisher", "empirical"), ("mas", "normalise", False), ("rwalk", "damping", 0.5),
+     ("vcl", "log_variance", -3.0), ("lwf", "temperature", 1.0)],
+)  # fmt: skip
+def test_replaced_options_are_refused(method, option, value):
+    config(method, **{option: value})
+    plain = {"interval": 50} if method == "rwalk" else {}  # the default, in place of that of tiny runs
+    with pytest.raises(UsageError, match=rf"method\.{option} is {value!r} and method\.compat true, which replaces it"):
+        config(method, compat=True, **plain, **{option: value})
