@@ -26,7 +26,7 @@ EXAMPLES = (
     "perdure sweep --methods finetune,packnet --streams toy --seeds 0-4",
     "perdure sweep --methods l2,ewc,mas --streams cw10-v3 --seeds 0-2 --grid method.strength=1e2,1e3",
     "perdure sweep --methods er,ewc --streams toy --grid ewc:method.strength=0.1,1 --dry-run",
-    "perdure sweep --methods packnet --streams cw10-v3 --policies dt --gpus 0.25 --address 10.0.0.1:6379 --out /shared/runs",
+    "perdure sweep --methods packnet --streams cw10-v3 --policies dt --gpus 0.25 --address 10.0.0.1:6379 --out /nfs/runs",
 )
 
 MOST_SEEDS = 100_000

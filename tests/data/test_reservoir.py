@@ -56,13 +56,14 @@ def test_everything_stays_while_there_is_room():
         assert getattr(kept, name).dtype == getattr(original, name).dtype
 
 
+@pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_a_full_reservoir_holds_no_window_twice_and_never_more_than_its_rows(rows):
+def test_a_full_reservoir_holds_no_window_twice_and_never_more_than_its_rows(rows, n):
     reservoir = opened(rows)
-    for i in range(60):
-        reservoir.offer(numbered(i * 8, 8), Step(0, 0, "train", i).generator("reservoir"))
+    for i in range(480 // n):
+        reservoir.offer(numbered(i * n, n), Step(0, 0, "train", i).generator("reservoir"))
         held = numbers(reservoir)
-        assert min((i + 1) * 8, rows - rows // SLACK) <= len(held) <= rows
+        assert min((i + 1) * n, rows - rows // SLACK) <= len(held) <= rows
         assert len(held.unique()) == len(held)
         assert float(reservoir._buffer(SPACES, "key")[: len(held)].max()) <= reservoir.limit[SPACES]
         assert reservoir.bytes() == sum(value.nbytes for value in reservoir.state_dict().values())

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERDURE_DATA", str(tmp_path / "data"))  # a job in this process sets it, and the threads
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # nothing but a power cut could notice
     for name in worker.THREADS:
         monkeypatch.setenv(name, "1")
     return tmp_path
