@@ -28,9 +28,9 @@ class Options:
     in the benchmark, and the highest average performance wins. The choice is written into the benchmark's settings with every
     candidate, and holds for later runs of this method, policy and profile. What is finished is not done again."""
 
-    method: str
+    method: Annotated[str, arg(metavar="METHOD", help_behavior_hint="")]
     """A name of `perdure methods`."""
-    stream: str
+    stream: Annotated[str, arg(metavar="STREAM", help_behavior_hint="")]
     """The benchmark to tune for, such as cw10-v3."""
     policy: Annotated[str, arg(metavar="bc|dt")] = "bc"
     """What learns and acts."""

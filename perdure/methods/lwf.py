@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from perdure.continual.compat import refuse_replaced
 from perdure.core.batch import Windows, average
@@ -119,18 +120,24 @@ class LwF(Method):
         with torch.no_grad():
             wanted = self._answers(old, old.features(inputs), heads)
         given = self._answers(old if self.config.compat else net, features, heads)
-        apart = given.divergence(wanted).view(len(heads), *batch.valid.shape).sum(0)  # (K, B * L) -> (B, L)
+        apart = given.divergence(wanted).sum(-1).view(batch.valid.shape)  # (B * L, K) -> (B, L)
         fit = net.distribution(features, batch.task, batch.tasks).negative_log_likelihood(batch.action)
         steps = batch.valid.sum(-1)
         return (fit * batch.valid).sum(-1) / steps, (apart * batch.valid).sum(-1) / steps
 
     def _answers(self, policy: TrunkPolicy, features: Tensor, heads: tuple[int, ...]) -> ActionDist:
-        """(B, L, D) features -> what all K heads say of each: distributions of shape (K, B * L, ...)."""
-        rows = features.flatten(0, 1).expand(len(heads), -1, -1)
-        out = policy.distribution(rows, torch.tensor(heads, device=features.device), heads)
-        if out.logits is None or self.config.compat:
-            return out
-        return ActionDist(logits=out.logits / self.config.temperature)
+        """(B, L, D) features -> what all K heads say of each, (B * L, K, ...), by one product for all of them."""
+        names = [policy.bank.of_task[t] for t in heads]
+        layers = [cast(nn.Linear, policy.bank.heads[name]) for name in names]
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        raw = F.linear(features.flatten(0, 1), weight, bias).unflatten(-1, (len(heads), -1))  # (B * L, K * size) -> (.., K, size)
+        if policy.specs[heads[0]].discrete:
+            return ActionDist(logits=raw if self.config.compat else raw / self.config.temperature)
+        mean = torch.tanh(raw)
+        if policy.config.std == "fixed":
+            return ActionDist(mean=mean, log_std=torch.zeros_like(mean))
+        log_std = torch.stack([policy.log_stds[name] for name in names]).clamp(-5, 2)  # (K, size)
+        return ActionDist(mean=mean, log_std=log_std.expand_as(mean))
 
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"old": None if self.old is None else self.old.architecture()}
