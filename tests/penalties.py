@@ -48,6 +48,26 @@ def optimum_tends_to(anchor: QuadraticAnchor) -> None:
     assert gaps[-1] < 1e-3 * gaps[0]
 
 
+def penalty_enters_the_gradient(method: str, strength: float = 3.0, **options: Any) -> None:
+    """In an update of the second task the optimizer sees what autograd gives of loss + penalty."""
+    lab = Lab(config(method, strength=strength, clip=0.0, **options)).learn(0)
+    policy, train, step = lab.method.policy, lab.phases(1)[0], Step(lab.method.seed, 1, "train", 0)
+    train.begin()
+    with torch.no_grad():
+        for p in policy.shared().values():
+            p.add_(0.01)
+    seen: dict[str, Tensor] = {}
+    lab.method.optimizers["policy"].step = lambda: seen.update({n: p.grad.clone() for n, p in policy.shared().items()})
+    weights = {name: p.detach().clone().requires_grad_() for name, p in policy.shared().items()}
+    batch = lab.access(1).current.windows(policy.context, lab.method.config.batch, step)
+    fit, penalty = average(policy.loss, batch, weights=weights), lab.method.anchor.penalty(weights, strength)
+    data, pull = (torch.autograd.grad(part, list(weights.values())) for part in (fit, penalty))
+    train.update(step)
+    for name, one, two in zip(weights, data, pull, strict=True):
+        torch.testing.assert_close(seen[name], one + two, rtol=1e-5, atol=1e-6)
+    assert max(float(g.abs().max()) for g in pull) > 1e-3
+
+
 def more_strength_stays_nearer(method: str, strengths: tuple[float, ...], **options: Any) -> None:
     """After the second task, in the norm that its importances define; the first task does not depend on the strength."""
     gaps = []
@@ -58,7 +78,7 @@ def more_strength_stays_nearer(method: str, strengths: tuple[float, ...], **opti
         before = {name: p.detach().clone() for name, p in lab.method.policy.shared().items()}
         lab.learn(1)
         after = lab.method.policy.shared()
-        gaps.append(sum(float((importance[n] * (after[n] - before[n]).square()).sum()) for n in importance))
+        gaps.append(sum(float((importance[n] * (after[n].detach() - before[n]).square()).sum()) for n in importance))
     assert all(one > 1.5 * two for one, two in pairwise(gaps)), gaps
 
 

@@ -7,6 +7,7 @@ import torch
 import perdure
 from perdure.api import Result
 from perdure.core.errors import UsageError
+from perdure.core.files import read_json
 
 SHORT = {"method_options": {"steps": 8, "batch": 8}, "evaluation": {"episodes": 2, "shared": 1, "curve": 1}, "workers": 0,
          "quiet": True}  # fmt: skip
@@ -37,6 +38,12 @@ def test_the_same_call_returns_what_is_finished(packnet):
     assert again.matrix.to_json() == packnet.matrix.to_json()
     assert (packnet.folder / "scores.json").stat().st_mtime_ns == before
     assert Result.load(packnet.folder).config == packnet.config
+
+
+def test_the_times_of_a_run_are_kept(packnet):
+    times = read_json(packnet.folder / "environment.json")
+    assert 0 < times["train_cpu_seconds"] < times["train_seconds"] + 0.1 < times["wall_seconds"] + 0.1
+    assert times["evaluate_seconds"] > 0
 
 
 def test_threads_are_as_before(tmp_path):

@@ -51,8 +51,9 @@ def config(
     **method_options: Any,
 ) -> RunConfig:
     """A resolved config of tiny sizes; keywords are options of the method."""
+    extra = {} if method_options.get("compat") else EXTRA.get(method, {})  # which says what `compat` replaces
     return resolve(
-        method, stream, policy=policy, seed=seed, method_options=RECIPE | EXTRA.get(method, {}) | method_options,
+        method, stream, policy=policy, seed=seed, method_options=RECIPE | extra | method_options,
         policy_options=SIZES[policy] | (policy_options or {}), stream_options_={"tasks": tasks, "episodes": episodes},
         evaluation=EVALUATION | (evaluation or {}),
     )  # fmt: skip

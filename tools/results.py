@@ -1,6 +1,7 @@
 """Make the tables of docs/results: run what is missing, keep the score matrices, write the tables.
 
     python tools/results.py cw3-v3             # run what is missing (a killed run resumes), then write the table
+    python tools/results.py cw3-v3 --only er,ewc --seeds 0    # the same for these methods and seeds
     python tools/results.py cw3-v3 --write     # only keep what is finished and write the table
 
 Two processes may work on one table at the same time: a run that another one holds is left to it.
@@ -36,10 +37,12 @@ class Row:
     policy: str = "bc"
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
+    stream_options: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
 
     def configs(self) -> list[RunConfig]:
-        return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options)
+        return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options,
+                        stream_options_=self.stream_options)
                 for seed in self.seeds]
 
 
@@ -50,6 +53,9 @@ def rows(stream: str, methods: str, policy: str = "bc", seeds: int = 1) -> list[
 REPLAY = {"memory_bytes": 3_000_000}
 """For all tasks together, so that replay methods are compared at the same number of bytes (about 5 % of the data of cw10-v3)."""
 
+RELEASED: dict[str, dict[str, Any]] = {"ewc": {"strength": 5000.0}, "mas": {"strength": 10.0}, "agem": {}, "perfect_memory": {}}
+"""Strengths in the code released with CompoFormer, for the rows with `compat`."""
+
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
         *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.001, 0.01, 0.1, 1.0, 10.0)),
@@ -57,7 +63,17 @@ TABLES: dict[str, list[Row]] = {
     ],
     "cw3-v3": rows("cw3-v3", "independent finetune packnet er joint ewc", seeds=5),
     "cw3b-v3": rows("cw3b-v3", "independent finetune packnet er joint ewc", seeds=5),
-    "cw10-v3": [*rows("cw10-v3", "independent finetune packnet joint"), Row("er", "cw10-v3", options=REPLAY)],
+    "cw10-v3": [
+        *rows("cw10-v3", "independent finetune packnet joint l2 ewc mas", seeds=3),
+        *(Row(method, "cw10-v3", seeds=(0, 1, 2), options=REPLAY) for method in ("er", "clonex")),
+        *(Row(method, "cw10-v3", options=REPLAY) for method in ("der", "agem")),
+        *rows("cw10-v3", "si rwalk vcl lwf lora pnn frozen_trunk perfect_memory scratch incremental_joint"),
+        *(Row(method, "cw10-v3", options={"compat": True, **released}) for method, released in RELEASED.items()),
+    ],
+    "cw10-v3-orders": [row for order in "123" for row in (Row("packnet", "cw10-v3", stream_options={"order": order}),
+                                                          Row("er", "cw10-v3", options=REPLAY, stream_options={"order": order}))],
+    "cw10-v3-dt": [*rows("cw10-v3", "independent finetune packnet", policy="dt"),
+                   Row("er", "cw10-v3", "dt", options=REPLAY)],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 
@@ -79,9 +95,10 @@ def finished(config: RunConfig) -> bool:
     return scores.exists() and ScoreMatrix.load(scores).complete
 
 
-def work(table: str) -> None:
+def work(table: str, only: list[str], seeds: list[str]) -> None:
     """Run every unfinished run of the table, seed by seed, so that an early stop leaves every method with some seeds."""
-    configs = [c for row in TABLES[table] for c in row.configs()]
+    configs = [c for row in TABLES[table] for c in row.configs()
+               if row.method in (only or [row.method]) and str(c.seed) in (seeds or [str(c.seed)])]
     for config in sorted(configs, key=lambda c: c.seed):
         if finished(config) or (kept_folder(table, config) / "scores.json").exists():
             continue
@@ -158,11 +175,13 @@ def _ours(matrices: list[ScoreMatrix]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
+    parser.add_argument("--only", default="", help="run these methods alone, with commas between them")
+    parser.add_argument("--seeds", default="", help="run these seeds alone, with commas between them")
     parser.add_argument("--write", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     for table in arguments.tables:
         if not arguments.write:
-            work(table)
+            work(table, list(filter(None, arguments.only.split(","))), list(filter(None, arguments.seeds.split(","))))
         write(table)
     fill_reproduction()
 

@@ -33,6 +33,7 @@ MEASURES: dict[str, str] = {
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",
     "sweep": "perdure.bench.sweeping:sweeping",
+    "memory": "perdure.bench.remembering:remembering",
 }
 """Name on the command line -> `module:function`, in the order of the table."""
 

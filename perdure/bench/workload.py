@@ -63,6 +63,10 @@ class Scale:
     """Updates per task of these runs."""
     sweep_rounds: int = 3
     """Rounds of that sweep; more would take long."""
+    memory_tasks: int = 20
+    """Tasks of the long stream whose memory is measured."""
+    memory_steps: int = 30
+    """Updates per task of its runs."""
 
     def short(self) -> Scale:
         """The same with a tenth of the episodes, for streams of many tasks."""

@@ -62,8 +62,8 @@ def estimate(config: RunConfig, runs: int, workers: int, threads: int, device: s
         f"  disk    {size(runs * one.disk)}",
     ]
     if one.missing[0]:
-        lines.append(f"  data    {one.missing[0]} of {one.missing[1]} datasets are not here yet; the first run collects them,"
-                     f" about {duration(one.collecting)} more")
+        making = f"collects them, about {duration(one.collecting)} more" if one.collecting else "converts them from files given"
+        lines.append(f"  data    {one.missing[0]} of {one.missing[1]} datasets are not here yet; the first run {making}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -48,7 +49,8 @@ class Options:
     policies: Annotated[tuple[str, ...], arg(metavar="bc,dt", help_behavior_hint="(default: bc)")] = ("bc",)
     """What learns and acts."""
     grid: Annotated[tuple[str, ...], arg(metavar="KEY=V,V,...", help_behavior_hint="")] = ()
-    """method.FIELD, policy.FIELD, stream.FIELD or evaluation.FIELD with the values to try, every combination of several.
+    """method.FIELD, policy.FIELD, stream.FIELD or evaluation.FIELD with the values to try. Several after one --grid: every
+    combination.
     NAME:method.FIELD=V,V is for the runs of one method, policy or stream alone."""
     profile: Literal["cpu", "paper"] = "cpu"
     """Sizes of networks and training: for a CPU, or as published."""
@@ -86,12 +88,13 @@ def main(argv: list[str]) -> int:
         return print_help(Options, "sweep", *EXAMPLES)
     options = parse(Options, rest, "sweep", EXAMPLES[0])
     planned = _planned(options, dotted)
+    resources = _resources(options)
     if options.show:
         print_json([_facts(run) for run in planned])
         return 0
     if options.dry_run:
-        return _dry_run(options, planned)
-    return _summary(options, _executed(options, planned))
+        return _dry_run(options, planned, resources)
+    return _summary(options, _executed(options, planned, resources))
 
 
 def _planned(options: Options, dotted: dict[str, dict[str, Any]]) -> list[Planned]:
@@ -151,33 +154,41 @@ def _facts(run: Planned) -> dict[str, Any]:
 # -- doing it -----------------------------------------------------------------------------------------------
 
 
-def _executed(options: Options, planned: list[Planned]) -> list[Entry]:
+def _executed(options: Options, planned: list[Planned], resources: Resources) -> list[Entry]:
     from perdure.sweep.backends import choose
     from perdure.sweep.driver import Sweep
     from perdure.sweep.show import Screen
 
-    if not 0 < options.patience <= 1e6:
-        raise UsageError(f"--patience is {options.patience:g}; give minutes above 0")
-    resources = _resources(options)
     with Screen() as screen:
         opened = choose(options.backend, options.address, resources, screen.say)
         return Sweep(planned, Path(options.out), opened, screen, resources, 60 * options.patience).execute()
 
 
 def _resources(options: Options) -> Resources:
+    """What a run takes; what would fail only after the last run is refused here as well.
+
+    Raises:
+        UsageError: a number that cannot be, or a place for the report that cannot be written.
+    """
     from perdure.sweep.backends import Resources
 
+    if not 0 < options.patience <= 1e6:
+        raise UsageError(f"--patience is {options.patience:g}; give minutes above 0")
+    place = Path(options.report or ".").absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if options.report and not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UsageError(f"--report is {options.report}, which cannot be written as a folder; choose another --report")
     return Resources(options.cpus, options.gpus, options.parallel, options.threads)
 
 
-def _dry_run(options: Options, planned: list[Planned]) -> int:
+def _dry_run(options: Options, planned: list[Planned], resources: Resources) -> int:
     """The plan: how each run stands, and the time that the missing ones will take, from one trial per method."""
     from perdure.api import enough_memory
     from perdure.cli.estimate import Expected, expect
 
     states = {run.key: "finished" if run.finished() else "begun" if run.begun() else "new" for run in planned}
     todo = [run for run in planned if states[run.key] != "finished"]
-    slots = options.parallel or (None if options.address else _resources(options).fit())
+    slots = options.parallel or (None if options.address else resources.fit())
     trials: dict[tuple[str, str, str], Expected] = {}
     for run in todo:
         kind = (run.config.method, run.config.policy, run.config.stream)

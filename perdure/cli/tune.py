@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -97,8 +100,8 @@ def _answered(question: Question, options: Options) -> Choice | None:
     from perdure.tune import choose as decide
 
     root, resources = Path(options.runs), Resources(parallel=options.parallel)
-    planned = question.planned(root)
-    with Screen() as screen:
+    with _of_runs(), Screen() as screen:
+        planned = question.planned(root)
         opened = choose(options.backend, "", resources, screen.say)
         entries = Sweep(planned, root, opened, screen, resources).execute()
     failed = [entry for entry in entries if entry.state == "failed"]
@@ -110,6 +113,15 @@ def _answered(question: Question, options: Options) -> Choice | None:
     name = question.settled()[0]
     values: dict[Path, Any] = {run.folder: run.config.method_config[name] for run in planned}
     return decide(question, list(values), values.__getitem__)
+
+
+@contextmanager
+def _of_runs() -> Iterator[None]:
+    """The run folders are below --runs here, and --out is something else."""
+    try:
+        yield
+    except UsageError as problem:
+        raise type(problem)(re.sub(r"^out is", "--runs is", str(problem)).replace("another --out", "another --runs")) from None
 
 
 def _tell(choice: Choice, target: Path) -> None:

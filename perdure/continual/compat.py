@@ -1,9 +1,14 @@
-"""What `compat` options share: importances as the code released with CompoFormer takes them, and what such an option replaces."""
+"""What `compat` options share: importances as the code released with CompoFormer takes them, and what becomes of other options.
+
+An option whose released value can be written as a value of its own is set to it, so that the config says what runs
+(`set_released`); one that the released code has no place for must be left out (`refuse_replaced`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,3 +45,19 @@ def refuse_replaced(config: MethodConfig, *names: str) -> None:
         value = config.__dict__[name]
         if config.__dict__["compat"] and value != default[name]:
             raise UsageError(f"method.{name} is {value!r} and method.compat true, which replaces it; leave out one of the two")
+
+
+def set_released(config: MethodConfig, released: Mapping[str, Any]) -> None:
+    """Set the options that `compat` stands for, if it is on.
+
+    Raises:
+        UsageError: one of them was given another value.
+    """
+    if not config.__dict__["compat"]:
+        return
+    default = {field.name: field.default for field in fields(config)}
+    for name, value in released.items():
+        if config.__dict__[name] not in (value, default[name]):
+            raise UsageError(f"method.{name} is {config.__dict__[name]!r} and method.compat true, which replaces it by {value!r};"
+                             " give that, or leave out one of the two")
+        object.__setattr__(config, name, value)

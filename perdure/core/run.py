@@ -35,6 +35,9 @@ SAVE_COST_SHARE = 100
 FIRST_SAVE = 2.0
 """Seconds until the first save of a process."""
 
+CLOCK = ("train_seconds", "train_cpu_seconds", "evaluate_seconds")
+"""Timed over all starts of a run: wall time, and the CPU time of training, which other work on the machine hardly moves."""
+
 
 @dataclass
 class Cursor:
@@ -112,7 +115,7 @@ class Run:
     sinks: Callable[[Path, int], list[Any]] = lambda folder, position: []
     """(folder, position) -> log sinks, opened after the position is known."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
-    clock: dict[str, float] = field(default_factory=lambda: {"train_seconds": 0.0, "evaluate_seconds": 0.0})
+    clock: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCK, 0.0))
 
     def execute(self) -> ScoreMatrix:
         """Learn and evaluate what is missing.
@@ -191,7 +194,7 @@ class Run:
         self._attend()
         self._curve(index, phase, points)
         while cursor.step < cursor.steps:
-            started = time.monotonic()
+            started, cpu = time.monotonic(), time.process_time()
             seed_everything(seed, index, phase.name, cursor.step)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 values = phase.update(Step(seed, index, phase.name, cursor.step))
@@ -201,6 +204,7 @@ class Run:
             if cursor.step % self.log_every == 0 or cursor.step == cursor.steps:
                 self._report(index, phase, values)
             self.clock["train_seconds"] += time.monotonic() - started
+            self.clock["train_cpu_seconds"] += time.process_time() - cpu
             self._curve(index, phase, points)
             self._attend()
 

@@ -5,8 +5,9 @@ Paper      Rolnick et al. 2019 (CLEAR, arXiv 1811.11682) for replay in RL; Chaud
 Objective  mean of L_t over `batch` new samples and `batch * replay` replayed ones in one optimizer step
 Keeps      `memory_share` of each task's training transitions as raw windows, or `memory_bytes` for all tasks together
 Needs      a memory of past data
-Differs    every replayed sample goes through its own head and its own task's normaliser (the replay baselines released
-           with CompoFormer score old samples with the newest head)
+Differs    the behavioural cloning and the reservoir of CLEAR are left out: each task keeps a uniform sample of its data, and
+           replay is equal over tasks; every replayed sample goes through its own head and its own task's normaliser (the replay
+           baselines released with CompoFormer score old samples with the newest head)
 Status     see docs/reproduction.md
 """
 

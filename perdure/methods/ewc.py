@@ -6,8 +6,9 @@ Keeps      one anchor and one importance per shared parameter (twice the trunk, 
 Needs      nothing beyond the current data; task id at test only if heads are per task
 Differs    the Fisher diagonal is the expectation over the policy's own outputs per sample (Gauss-Newton), or per sample over
            the logged actions (`fisher empirical`); it is divided by its mean over all weights (`normalise`); the quadratic
-           penalties of all tasks are kept as one sum, which is the same penalty. `compat`: as in the code released with
-           CompoFormer, where the importance is the square of the mean gradient of one batch, which vanishes at a minimum
+           penalties of all tasks are kept as one sum, which is the same penalty; a learned standard deviation of a head that
+           tasks share has no importance. `compat`: as in the code released with CompoFormer, where the importance is the square
+           of the mean gradient of one batch, which vanishes at a minimum
 Status     see docs/reproduction.md
 """
 
@@ -20,12 +21,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from perdure.continual.anchor import QuadraticAnchor
-from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_replaced
+from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_replaced, set_released
 from perdure.continual.importance import fisher_diagonal
 from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
+
+RELEASED = {"merge": "online", "decay": 0.5, "fisher_batches": 1, "fisher_batch": RELEASED_WINDOWS, "normalise": False}
+"""What `compat` sets."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class EWCConfig(MethodConfig):
         if not 0 <= self.decay <= 1 or self.fisher_batches < 1 or self.fisher_batch < 1:
             raise UsageError(f"method.decay is {self.decay}, fisher_batches {self.fisher_batches} and fisher_batch"
                              f" {self.fisher_batch}; give a decay from 0 to 1 and numbers above 0")
-        refuse_replaced(self, "fisher", "merge", "decay", "normalise")
+        refuse_replaced(self, "fisher")
+        set_released(self, RELEASED)
 
 
 class EWC(Method):
@@ -76,8 +81,7 @@ class EWC(Method):
         self.anchor = QuadraticAnchor()
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        compat = self.config.compat
-        batches, size = (1, RELEASED_WINDOWS) if compat else (self.config.fisher_batches, self.config.fisher_batch)
+        batches, size = self.config.fisher_batches, self.config.fisher_batch
 
         def start() -> None:
             self.open_task(task, access)
@@ -96,12 +100,9 @@ class EWC(Method):
             return {}
 
         def commit() -> None:
-            if compat:
-                self.anchor.commit(self.policy.shared(), 1, merge="online", decay=0.5, normalise=False)
-            else:
-                self.anchor.commit(self.policy.shared(), batches, merge=self.config.merge,
-                                   decay=self.config.decay if self.config.merge == "online" else 1.0,
-                                   normalise=self.config.normalise)
+            self.anchor.commit(self.policy.shared(), batches, merge=self.config.merge,
+                               decay=self.config.decay if self.config.merge == "online" else 1.0,
+                               normalise=self.config.normalise)
 
         return [
             Phase("train", self.config.steps, train, begin=start),

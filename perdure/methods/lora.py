@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from perdure.continual.compat import set_released
 from perdure.continual.lowrank import LowRankBank
 from perdure.continual.masks import buffer_name
 from perdure.core.batch import average
@@ -64,12 +65,7 @@ class LoRAConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compat:
-            for name, value in RELEASED.items():
-                if self.__dict__[name] not in (value, getattr(LoRAConfig, name)):
-                    raise UsageError(f"method.{name} is {self.__dict__[name]!r} and method.compat true, which replaces it by"
-                                     f" {value!r}; give that, or leave out one of the two")
-                object.__setattr__(self, name, value)  # so that the config says what runs
+        set_released(self, RELEASED)
         if self.rank < 1 or not self.alpha > 0:
             raise UsageError(f"method.rank is {self.rank} and method.alpha {self.alpha}; give a rank of 1 or more and an alpha"
                              " above 0")

@@ -6,8 +6,9 @@ Objective  L_t(theta) + strength/2 * sum_i Omega_i (theta_i - theta*_i)^2, theta
 Keeps      one anchor and one importance per shared parameter (twice the trunk, constant in the number of tasks)
 Needs      nothing beyond the current data; task id at test only if heads are per task
 Differs    each task's importance is divided by its mean over all weights before it is added (`normalise`); the penalty has a
-           1/2; for a sequence, ||f(x)||^2 sums over the steps of the window. `compat`: as in the code released with
-           CompoFormer, where the importance is the size of the mean gradient of the training loss, which vanishes at a minimum
+           1/2; for a sequence, ||f(x)||^2 sums over the steps of the window; a learned standard deviation of a head that tasks
+           share has no importance. `compat`: as in the code released with CompoFormer, where the importance is the size of the
+           mean gradient of the training loss, which vanishes at a minimum
 Status     see docs/reproduction.md
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from perdure.continual.anchor import QuadraticAnchor
-from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_replaced
+from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, set_released
 from perdure.continual.importance import output_sensitivity
 from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
@@ -51,7 +52,7 @@ class MASConfig(MethodConfig):
         for name in ("importance_batches", "importance_batch"):
             if self.__dict__[name] < 1:
                 raise UsageError(f"method.{name} is {self.__dict__[name]}; give 1 or more")
-        refuse_replaced(self, "normalise")
+        set_released(self, {"importance_batches": 1, "importance_batch": RELEASED_WINDOWS, "normalise": False})
 
 
 class MAS(Method):
@@ -66,8 +67,7 @@ class MAS(Method):
         self.anchor = QuadraticAnchor()
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        compat = self.config.compat
-        batches, size = (1, RELEASED_WINDOWS) if compat else (self.config.importance_batches, self.config.importance_batch)
+        batches, size = self.config.importance_batches, self.config.importance_batch
 
         def start() -> None:
             self.open_task(task, access)
@@ -86,8 +86,8 @@ class MAS(Method):
             return {}
 
         def commit() -> None:
-            self.anchor.commit(self.policy.shared(), batches, merge="online", decay=0.5 if compat else 1.0,
-                               normalise=self.config.normalise and not compat)
+            self.anchor.commit(self.policy.shared(), batches, merge="online", decay=0.5 if self.config.compat else 1.0,
+                               normalise=self.config.normalise)
 
         return [
             Phase("train", self.config.steps, train, begin=start),

@@ -4,10 +4,11 @@ Paper      Mallya and Lazebnik 2018, CVPR (arXiv 1711.05769); equal shares as in
 Objective  L_t on all free weights, then on the task's own share after magnitude pruning within each weight tensor
 Keeps      an owner per weight; by default a copy of biases and norms per task
 Needs      task id at test; the number of tasks for equal shares
-Differs    biases and norms are per task (the paper freezes them after the first task: `norms frozen`); frozen weights are
-           restored after every update, so that neither momentum nor weight decay moves them; one optimizer step budget:
-           `retrain_share` of the task's steps follow the pruning. `compat` is the code released with CompoFormer (Hu et al. 2024,
-           arXiv 2411.11364): see the option; its weight decay and momentum on pruned and frozen weights are left out
+Differs    biases and norms are per task (the paper freezes them after the first task: `norms frozen`, where those of an encoder
+           that opens later stay as they are made); frozen weights are restored after every update, so that neither momentum nor
+           weight decay moves them; one optimizer step budget: `retrain_share` of the task's steps follow the pruning. `compat`
+           is the code released with CompoFormer (Hu et al. 2024, arXiv 2411.11364): see the option; its weight decay and
+           momentum on pruned and frozen weights are left out
 Status     see docs/reproduction.md
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from perdure.continual.compat import set_released
 from perdure.continual.masks import MaskSet, buffer_name
 from perdure.core.batch import average
 from perdure.core.errors import GuardError, UsageError
@@ -51,12 +53,7 @@ class PackNetConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compat:
-            for name, value in RELEASED.items():
-                if self.__dict__[name] not in (value, getattr(PackNetConfig, name)):
-                    raise UsageError(f"method.{name} is {self.__dict__[name]!r} and method.compat true, which replaces it by"
-                                     f" {value!r}; give that, or leave out one of the two")
-                object.__setattr__(self, name, value)  # so that the config says what runs
+        set_released(self, RELEASED)
         for name, allowed in (("share", ("equal", "geometric")), ("norms", ("task", "frozen", "masked"))):
             if self.__dict__[name] not in allowed:
                 raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")

@@ -5,10 +5,11 @@ Objective  L_t over column t and its laterals: h_i = s(W_i h_{i-1} + U_i s(V_i [
            s the activation, a_j learned scales that start small; earlier columns are frozen
 Keeps      every column (grows by a whole policy and, per task before it, laterals; parameters are quadratic in the tasks)
 Needs      task id at test
-Differs    laterals reach only columns of the same observation and action spaces; the last lateral is added to the features,
-           before the head's linear map, and not to its output; on dt laterals read and are added to the tokens after a whole
-           block; V has a bias, which starts at zero, U has none; all columns start from the same keyed trunk as the models of
-           `independent`, which so differs by the laterals only; later columns are as wide as the first
+Differs    earlier columns read the input on the scale of the newest task, as its own column does; laterals reach only columns
+           of the same observation and action spaces; the last lateral is added to the features, before the head's linear map,
+           and not to its output; on dt laterals read and are added to the tokens after a whole block; V has a bias, which
+           starts at zero, U has none; all columns start from the same keyed trunk as the models of `independent`, which so
+           differs by the laterals only; later columns are as wide as the first
 Status     see docs/reproduction.md
 """
 

@@ -2,14 +2,15 @@
 
 Paper      Chaudhry et al. 2018, ECCV (arXiv 1801.10112)
 Objective  L_t(theta) + strength/2 * sum_i (F_i + s_i) (theta_i - theta*_i)^2, theta* the weights after task t-1
-           F is a running mean of squared gradients; s sums over stretches of `interval` updates relu(-gradient * displacement)
-           / (F/2 * displacement^2 + damping), and is averaged with the s of the tasks before at the end of a task
+           F is a running mean of the squared gradients of batches; s sums over stretches of `interval` updates relu(-gradient *
+           displacement) / (F/2 * displacement^2 + damping), and is averaged with the s of the tasks before at the end of a task
 Keeps      anchor, importance, F and s of each shared parameter (four times the trunk, constant in the number of tasks)
 Needs      nothing beyond the current data; task id at test only if heads are per task
 Differs    F and s are divided by their means before they are added, where the paper scales each to [0, 1] (`normalise range`);
-           the penalty has a 1/2; no memory of past samples, with which the paper combines it; interval, decay and damping as
-           in the first author's later code (facebookresearch/agem), which has no 1/2 before F. `compat`: as in the code
-           released with CompoFormer, where F is the squared mean gradient of one batch and nothing is normalised
+           the penalty has a 1/2; no memory of past samples, with which the paper combines it; interval, decay and damping as in
+           the first author's later code (facebookresearch/agem), which has no 1/2 before F; F begins as the squares of the
+           first interval. `compat`: as in the code released with CompoFormer, where F is the squared mean gradient of one batch
+           and nothing is normalised
 Status     see docs/reproduction.md
 """
 

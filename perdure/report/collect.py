@@ -40,9 +40,9 @@ class RunResult:
     def seed(self) -> int:
         return self.matrix.seed
 
-    @property
-    def train_seconds(self) -> float | None:
-        value = self.environment.get("train_seconds")
+    def seconds(self, name: str) -> float | None:
+        """A time in environment.json, such as `train_seconds`; None if it is not recorded."""
+        value = self.environment.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
             return None
         return float(value)

@@ -334,7 +334,7 @@ def cost(collection: Collection) -> Picture:
     panels: list[tuple[str, Callable[[RunResult], float | None]]] = [
         ("parameters", lambda run: run.matrix.footprint.get("parameters")),
         ("bytes of the agent and its memory", _bytes_kept),
-        ("training seconds", lambda run: run.train_seconds),
+        ("training seconds", lambda run: run.seconds("train_seconds")),
     ]
     figure = Figure(figsize=(8.6, 2.9), layout="constrained")
     look = styles(collection)

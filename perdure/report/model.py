@@ -92,6 +92,9 @@ RESULTS = tuple(
 
 ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
 
+TIMES = ("train_seconds", "train_cpu_seconds")
+"""Of environment.json."""
+
 FOOTPRINT = (
     Column("seeds", "seeds", "Seeds", "text", "footprint"),
     Column("parameters", "parameters, total", "Parameters", "count", "footprint"),
@@ -101,7 +104,8 @@ FOOTPRINT = (
     Column(
         "environment_steps", "environment steps used outside evaluation", "Env steps", "count", "footprint"
     ),
-    Column("train_seconds", "training time", "Training", "seconds", "footprint"),
+    Column("train_seconds", "training, wall time", "Training", "seconds", "footprint"),
+    Column("train_cpu_seconds", "training, CPU time", "Training, CPU", "seconds", "footprint"),
     Column("policy", "policy, profile", "Policy", "text", "protocol"),
     Column("heads", "heads", "Heads", "text", "protocol"),
     Column("normaliser", "normaliser", "Normaliser", "text", "protocol"),
@@ -133,7 +137,8 @@ def _row(group: Group) -> Row:
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
     for key in COUNTS:
         entries[key] = _numbers(group, _footprint(key), "not recorded")
-    entries["train_seconds"] = _numbers(group, lambda run: run.train_seconds, "not recorded")
+    for key in TIMES:
+        entries[key] = _numbers(group, _seconds(key), "not recorded")
     protocol = first.protocol
     texts = {
         "seeds": _seeds([run.seed for run in group.runs]),
@@ -177,6 +182,10 @@ def _numbers(group: Group, read: Callable[[RunResult], float | None], missing: s
 
 def _footprint(key: str) -> Callable[[RunResult], float | None]:
     return lambda run: run.matrix.footprint.get(key)
+
+
+def _seconds(key: str) -> Callable[[RunResult], float | None]:
+    return lambda run: run.seconds(key)
 
 
 def _action_error(run: RunResult) -> float | None:

@@ -10,10 +10,10 @@ import contextlib
 import logging
 import math
 import os
-import queue
 import secrets
 import signal
-import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from perdure.core.errors import UsageError
 from perdure.sweep.backends import Ended, Resources
 from perdure.sweep.worker import paths
 
-REACH_SECONDS = 6.0
+REACH_SECONDS = 7.0
 """A head node that has not answered by then counts as unreachable."""
 
 START_SECONDS = 120.0
@@ -31,9 +31,6 @@ START_SECONDS = 120.0
 
 STORE_BYTES = 80 * 2**20
 """Shared memory of a local Ray: only configs and sentences travel, the data are memory-mapped files."""
-
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""With which a client of gRPC begins, and an empty SETTINGS frame; its server answers with a SETTINGS frame."""
 
 
 def reach(address: str) -> None:
@@ -46,30 +43,16 @@ def reach(address: str) -> None:
     remedy = "give HOST:PORT of the head node, as `ray start --head` prints it"
     if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--address is {address}; {remedy}")
-    answers: queue.Queue[str] = queue.Queue()
-    asking = threading.Thread(target=lambda: answers.put(_greeted(host.strip("[]"), int(port))), daemon=True)
-    asking.start()  # in a thread, because looking up a name knows no deadline
-    try:
-        problem = answers.get(timeout=REACH_SECONDS)
-    except queue.Empty:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:  # in a process, because Ray and the looking up of a name know no deadline
+        asked = subprocess.run(command, env=os.environ | quiet(), capture_output=True, text=True, check=False,
+                               timeout=REACH_SECONDS)
+    except subprocess.TimeoutExpired:
         problem = f"nothing came within {REACH_SECONDS:g} s"
+    else:
+        problem = asked.stderr.strip().rpartition("\n")[2][:160] if asked.returncode else ""
     if problem:
         raise UsageError(f"--address is {address}, where no Ray cluster answers ({problem}); {remedy}")
-
-
-def _greeted(host: str, port: int) -> str:
-    """Why the port is not that of a Ray; empty if it answers like one."""
-    try:
-        with socket.create_connection((host, port), timeout=REACH_SECONDS / 2) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-                return ""
-            connection.sendall(GREETING)
-            answer = connection.recv(9)
-    except TimeoutError:
-        return "it is silent"
-    except (OSError, UnicodeError) as problem:
-        return getattr(problem, "strerror", None) or str(problem)
-    return "" if answer[3:4] == b"\x04" else "something else does"
 
 
 def quiet() -> dict[str, str]:
@@ -135,10 +118,13 @@ class OnRay:
         if not self.refs:
             time.sleep(seconds)
             return []
-        ready, _ = self.ray.wait(list(self.refs), num_returns=1, timeout=seconds)
-        if ready:  # take all that ended meanwhile
-            ready, _ = self.ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)
-        return [(self.refs[ref], self._answer(ref, self.refs.pop(ref))) for ref in ready]
+        try:
+            ready, _ = self.ray.wait(list(self.refs), num_returns=1, timeout=seconds)
+            if ready:  # take all that ended meanwhile
+                ready, _ = self.ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)
+            return [(self.refs[ref], self._answer(ref, self.refs.pop(ref))) for ref in ready]
+        except SystemError as problem:  # in which Ray packs what a handler of SIGTERM raises
+            raise problem.__cause__ or problem from None
 
     def _answer(self, ref: Any, key: str) -> dict[str, str]:
         try:

@@ -30,7 +30,7 @@ class Silent:
 
 
 class Screen:
-    """Sentences as they come, and the live table below them."""
+    """Sentences as they come, and the live table below them: the totals first, since a full terminal cuts its end."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
@@ -52,20 +52,22 @@ class Screen:
 
     def update(self, sweep: Sweep) -> None:
         if self.live is not None:
-            self.live.update(Group(*self._rows(sweep), Text(totals(sweep))))
+            self.live.update(Group(Text(totals(sweep)), *self._rows(sweep)))
         elif time.monotonic() - self.last_line >= QUIET_SECONDS:
             self.last_line = time.monotonic()
-            first = [f"{entry.run.name}: {', '.join(cells(entry))}" for entry in working(sweep)[:2]]
+            first = [f"{entry.run.name}: {', '.join(filter(None, cells(entry)))}" for entry in working(sweep)[:2]]
             self.console.print(" | ".join([totals(sweep), *first]), soft_wrap=True)
 
     def _rows(self, sweep: Sweep) -> list[Any]:
         found = working(sweep)
         fit = max(1, self.console.height - MARGIN)
         table = Table(box=None, pad_edge=False, show_header=bool(found), header_style="bold")
-        for title in ("runs", "task", "doing", "left"):
+        table.add_column("runs", overflow="fold")  # where the room is short, a long name takes two lines and nothing is lost
+        for title in ("task", "doing", "left"):
             table.add_column(title, overflow="ellipsis", no_wrap=True)
         for entry in found[:fit]:
-            table.add_row(entry.run.name, *cells(entry))
+            task, doing, left = cells(entry)
+            table.add_row(entry.run.name, task.removeprefix("task "), doing, left.removesuffix(" left"))
         return [table, *([Text(f"and {len(found) - fit} more")] if len(found) > fit else [])]
 
 
@@ -77,7 +79,7 @@ def working(sweep: Sweep) -> list[Entry]:
 def cells(entry: Entry) -> list[str]:
     """Task, phase and step, and time left of a run."""
     status = entry.status
-    left = "" if status["left"] is None else f"{duration(status['left'])} left"
+    left = f"{duration(status['left'])} left" if status["left"] else ""  # 0 while the last task is scored
     return [f"task {status['task']}/{status['tasks']} {status['name']}", str(status["doing"]), left]
 
 
@@ -88,4 +90,4 @@ def totals(sweep: Sweep) -> str:
     words = [f"{len(sweep.state('done'))} of {len(sweep.entries)} done", f"{runs} running", f"{waits} waiting"]
     words += [f"{failed} failed"] if failed else []
     left = sweep.left()
-    return "sweep: " + ", ".join(words) + (f", about {duration(left)} left" if left is not None else "")
+    return "sweep: " + ", ".join(words) + (f", about {duration(left)} left" if left else "")

@@ -119,6 +119,23 @@ def sweep_over_a_folder_with_other_things(place):
     return ["sweep", "--methods", "packnet,finetune", "--streams", "toy", "--out", "mine"]
 
 
+@wrong("--report is thesis.tex/page", "choose another --report")
+def sweep_with_a_report_that_has_no_place(place):
+    (place / "thesis.tex").write_text("x")
+    return ["sweep", "--methods", "finetune", "--streams", "toy", "--report", "thesis.tex/page"]
+
+
+@wrong("--parallel is 0", "from 1")
+def sweep_that_is_wrong_and_only_shown(place):
+    return ["sweep", "--methods", "finetune", "--streams", "toy", "--parallel", "0", "--dry-run", "--address", "a:1"]
+
+
+@wrong("--runs is thesis.tex/.sweep", "choose another --runs")
+def tuning_with_runs_that_have_no_place(place):
+    (place / "thesis.tex").write_text("x")
+    return ["tune", "ewc", "toy", "--out", "mine.json", "--runs", "thesis.tex", "--backend", "processes"]
+
+
 @wrong("settings.json", "no file of tuned settings")
 def tuning_into_another_file(place):
     (place / "settings.json").write_text("{}")

@@ -13,7 +13,8 @@ OWN = "contract.own_method:Own"
 PAIRS = [(method, policy) for method in [*METHODS, OWN] for policy in ("bc", "dt")]
 RUNS = [
     *((method, policy, "toy") for method, policy in PAIRS),
-    ("ewc", "bc", "toy-spaces"), ("er", "dt", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
+    ("ewc", "bc", "toy-spaces"), ("er", "dt", "toy-spaces"), ("vcl", "bc", "toy-spaces"), ("rwalk", "bc", "toy-spaces"),
+    ("lora", "dt", "toy-spaces"), ("pnn", "bc", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
 ]  # fmt: skip
 
 every_pair = pytest.mark.parametrize(("method", "policy"), PAIRS)

@@ -69,6 +69,14 @@ def test_the_gradient_of_a_step_never_opposes_the_memory(policy, stream):
     assert opposed > 0 or stream != "toy", "the tasks pull apart, so some gradients are projected"
 
 
+def test_clipping_follows_the_projection():
+    """Which shortens a gradient, so that one clipped before it would end below the limit."""
+    lab, phase = at_task(2, clip=0.01)
+    for index in range(12):
+        taken = seen_gradients(lab, phase, Step(0, 2, "train", index))
+        assert dot(taken, taken) ** 0.5 == pytest.approx(0.01, rel=1e-3)
+
+
 def test_heads_of_earlier_tasks_take_part():
     lab, phase = at_task(2, clip=0.0)
     moved = [name for i in range(12) for name, value in seen_gradients(lab, phase, Step(0, 2, "train", i)).items() if value.any()]

@@ -85,6 +85,23 @@ def test_the_cloning_of_an_old_sample_does_not_see_the_newest_head_or_normaliser
     assert not torch.equal(value(), before)
 
 
+def test_cloning_enters_the_loss_with_its_strength():
+    lab, taken = learned(1, strength=7.0), []
+    phase, plain, step = lab.phases(1)[0], lab.method.descend, Step(0, 1, "train", 0)
+    phase.begin()
+    with torch.no_grad():
+        clone = float(average(lab.method._cloning, lab.method.memory.draw(8, step)))
+        fit = float(lab.method.policy.loss(lab.access(1).current.windows(1, 8, step)).mean())
+        for p in lab.method.policy.private(0).values():
+            p.add_(0.1)
+        moved = float(average(lab.method._cloning, lab.method.memory.draw(8, step)))
+    lab.method.descend = lambda name, loss: taken.append(float(loss.detach())) or plain(name, loss)
+    log = phase.update(step)
+    assert float(log["clone"]) == pytest.approx(moved, rel=1e-5)
+    assert moved > clone + 1e-3
+    assert taken == [pytest.approx(fit + 7.0 * moved, rel=1e-5)]
+
+
 def test_much_strength_keeps_what_was_learned_and_none_does_not():
     """After the second task the first is still solved as well as when it was finished."""
     rise = {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import Lab, config
 
-from perdure.core.batch import concatenate, mix
+from perdure.core.batch import average, concatenate, mix
 from perdure.core.errors import UsageError
 from perdure.core.method import Step
 
@@ -89,6 +89,19 @@ def test_the_replay_of_an_old_sample_does_not_see_the_newest_head_or_normaliser(
     with torch.no_grad():
         net.normalizer.get_buffer("mean_0").add_(1.0)
     assert not torch.equal(value(), before)
+
+
+def test_the_term_enters_the_loss_once():
+    lab, taken = learned(1, strength=0.3, labels=0.7), []
+    phase, plain, step = lab.phases(1)[0], lab.method.descend, Step(0, 1, "train", 0)
+    phase.begin()
+    with torch.no_grad():
+        recall = float(average(lab.method._recall, lab.method.memory.draw(8, step)))
+        fit = float(lab.method.policy.loss(lab.access(1).current.windows(1, 8, step)).mean())
+    lab.method.descend = lambda name, loss: taken.append(float(loss.detach())) or plain(name, loss)
+    phase.update(step)
+    assert recall > 1e-3
+    assert taken == [pytest.approx(fit + recall, rel=1e-5)]
 
 
 def test_replay_keeps_what_was_learned():

@@ -114,8 +114,7 @@ def test_a_mixed_batch_equals_its_parts(policy):
 def test_without_replay_it_is_finetuning():
     er, plain = Lab(config("er", replay=0.0, clip=0.0)).learn(), Lab(config("finetune", clip=0.0)).learn()
     mine = dict(er.method.policy.named_parameters())
-    shared = dict(plain.method.policy.shared())
-    assert all(torch.equal(mine[name], p) for name, p in shared.items())
+    assert all(torch.equal(mine[name], p) for name, p in plain.method.policy.named_parameters())
 
 
 def test_replay_ratio_is_kept(monkeypatch):

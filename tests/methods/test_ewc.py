@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from penalties import more_strength_stays_nearer, no_strength_is_finetuning
+from penalties import more_strength_stays_nearer, no_strength_is_finetuning, optimum_tends_to, penalty_enters_the_gradient
 from tiny import Lab, config
 
+from perdure.continual.importance import fisher_diagonal
 from perdure.core.errors import UsageError
 from perdure.core.method import Step
 
@@ -40,28 +41,34 @@ def test_huge_strength_keeps_the_shared_weights_within_the_optimizers_first_step
 
 
 def test_penalty_enters_the_training_gradient():
-    """The gradient that the optimizer sees equals autograd of loss + penalty."""
-    lab = Lab(config("ewc", strength=3.0, clip=0.0)).learn(0)
-    train = lab.phases(1)[0]
-    train.begin()
-    with torch.no_grad():
-        for p in lab.method.policy.shared().values():
-            p.add_(0.01)
-    seen = {}
-    plain = lab.method.optimizers["policy"].step
-    lab.method.optimizers["policy"].step = lambda: (
-        seen.update({n: p.grad.clone() for n, p in lab.method.policy.shared().items()}) or plain()
-    )
-    weights = {name: p.detach().clone().requires_grad_() for name, p in lab.method.policy.named_parameters()}
-    step = Step(0, 1, "train", 0)
-    batch = lab.access(1).current.windows(1, lab.method.config.batch, step)
-    loss = lab.method.policy.loss(batch, weights).mean() + lab.method.anchor.penalty(
-        {k: weights[k] for k in lab.method.policy.shared()}, 3.0
-    )
-    wanted = torch.autograd.grad(loss, [weights[n] for n in lab.method.policy.shared()])
-    train.update(step)
-    for name, gradient in zip(lab.method.policy.shared(), wanted, strict=True):
-        torch.testing.assert_close(seen[name], gradient, rtol=1e-5, atol=1e-7)
+    penalty_enters_the_gradient("ewc")
+
+
+def test_penalised_optimum_of_a_quadratic_tends_to_the_anchor():
+    optimum_tends_to(Lab(config("ewc")).learn(0, 1).method.anchor)
+
+
+@pytest.mark.parametrize("fisher", ["expected", "empirical"])
+@pytest.mark.parametrize(("merge", "normalise"), [("sum", True), ("sum", False), ("online", True)])
+def test_importance_is_the_mean_of_its_batches_merged_as_asked(fisher, merge, normalise):
+    lab = Lab(config("ewc", fisher=fisher, merge=merge, decay=0.7, normalise=normalise, fisher_batches=3, fisher_batch=16))
+    wanted, at = {}, {}
+    for task in (0, 1, 2):
+        lab.learn(task)
+        policy, shared = lab.method.policy, lab.method.policy.shared()
+        new = dict.fromkeys(shared, 0.0)
+        for index in range(3):
+            step = Step(0, task, "fisher", index)
+            batch = lab.access(task).current.windows(1, 16, step)
+            for name, value in fisher_diagonal(policy, batch, shared, step.generator("fisher"), fisher).items():
+                new[name] = new[name] + value / 3
+        mean = torch.cat([value.flatten() for value in new.values()]).mean() if normalise else 1.0
+        for name, p in shared.items():
+            value, old = new[name] / mean, wanted.get(name, 0.0) * (0.7 if merge == "online" else 1.0)
+            mixed = torch.where(old + value > 0, (old * at.get(name, 0.0) + value * p.detach()) / (old + value), p.detach())
+            wanted[name], at[name] = old + value, p.detach().clone() if merge == "online" else mixed
+            torch.testing.assert_close(lab.method.anchor._buffer("importance", name), wanted[name], rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(lab.method.anchor._buffer("anchor", name), at[name], rtol=1e-4, atol=1e-6)
 
 
 def test_compat_takes_the_squared_mean_gradient_of_one_batch_and_mixes_it_with_the_old():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from penalties import penalty_enters_the_gradient
 from safetensors.torch import load_file
 from tiny import Lab, config, execute
 from torch.nn import Parameter
@@ -67,6 +68,10 @@ def test_penalised_optimum_of_a_quadratic_tends_to_the_anchor():
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[0] > 0.1
     assert gaps[-1] < 1e-5 * gaps[0]
+
+
+def test_penalty_enters_the_training_gradient():
+    penalty_enters_the_gradient("l2")
 
 
 def test_training_ends_nearer_to_the_anchor_with_more_strength():

@@ -2,13 +2,19 @@
 
 import pytest
 import torch
-from penalties import followed, more_strength_stays_nearer, no_strength_is_finetuning, optimum_tends_to
+from penalties import (
+    followed,
+    more_strength_stays_nearer,
+    no_strength_is_finetuning,
+    optimum_tends_to,
+    penalty_enters_the_gradient,
+)
 from tiny import Lab, config
 
 from perdure.core.errors import UsageError
 from perdure.core.method import Step
 
-COMPAT = {"compat": True, "interval": 50}
+COMPAT = {"compat": True}
 
 
 @pytest.mark.parametrize("policy", ["bc", "dt"])
@@ -108,7 +114,7 @@ def test_compat_is_the_released_formula():
 
 def test_the_released_penalty_has_no_half():
     gradients = []
-    for options in ({"compat": True, "strength": 2.0, "interval": 50}, {"strength": 4.0}):
+    for options in ({"compat": True, "strength": 2.0}, {"strength": 4.0}):
         lab = Lab(config("rwalk", clip=0.0, **options)).learn(0)
         anchor, phase = lab.method.anchor, lab.phases(1)[0]
         for name in anchor.shapes:
@@ -139,6 +145,10 @@ def test_the_encoder_of_another_space_keeps_its_fisher_and_score():
 
 def test_penalised_optimum_of_a_quadratic_tends_to_the_anchor():
     optimum_tends_to(Lab(config("rwalk")).learn(0, 1).method.anchor)
+
+
+def test_penalty_enters_the_training_gradient():
+    penalty_enters_the_gradient("rwalk")
 
 
 def test_more_strength_stays_nearer_to_the_anchor():

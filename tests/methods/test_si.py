@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from penalties import followed, more_strength_stays_nearer, no_strength_is_finetuning, optimum_tends_to
+from penalties import (
+    followed,
+    more_strength_stays_nearer,
+    no_strength_is_finetuning,
+    optimum_tends_to,
+    penalty_enters_the_gradient,
+)
 from tiny import Lab, config
 
 from perdure.core.errors import UsageError
@@ -65,6 +71,10 @@ def test_the_encoder_of_another_space_keeps_its_importance():
 
 def test_penalised_optimum_of_a_quadratic_tends_to_the_anchor():
     optimum_tends_to(Lab(config("si")).learn(0, 1).method.anchor)
+
+
+def test_penalty_enters_the_training_gradient():
+    penalty_enters_the_gradient("si")
 
 
 def test_more_strength_stays_nearer_to_the_anchor():

@@ -161,12 +161,12 @@ def test_a_damaged_file_is_named(make_run, tmp_path):
 def test_environment_is_optional_but_never_malformed(make_run, tmp_path):
     folder = make_run("er")
     write_json(folder / "environment.json", {"train_seconds": True})
-    assert collect([tmp_path]).runs[0].train_seconds is None
+    assert collect([tmp_path]).runs[0].seconds("train_seconds") is None
     write_json(folder / "environment.json", [1])
     with pytest.raises(UsageError, match=r"environment\.json"):
         collect([tmp_path])
     (folder / "environment.json").unlink()
-    assert collect([tmp_path]).runs[0].train_seconds is None
+    assert collect([tmp_path]).runs[0].seconds("train_seconds") is None
 
 
 def test_a_run_resumed_elsewhere_is_marked(make_run, tmp_path):

@@ -12,6 +12,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -22,6 +23,7 @@ from perdure.core.lock import claimed
 from perdure.sweep import worker
 from perdure.sweep.backends import Resources, choose
 from perdure.sweep.driver import Sweep
+from perdure.sweep.on_ray import OnRay
 from perdure.sweep.processes import Processes
 from perdure.sweep.show import Silent
 
@@ -134,9 +136,22 @@ def test_without_ray_the_runs_are_processes(monkeypatch):
         choose("ray", "", Resources(), said.append)
 
 
+def test_what_a_signal_handler_raises_is_not_hidden_by_ray():
+    class Terminated(BaseException):
+        pass
+
+    def wait(*_, **__):
+        raise SystemError("returned a result with an exception set") from Terminated()
+
+    backend = object.__new__(OnRay)
+    backend.refs, backend.ray = {"ref": "key"}, SimpleNamespace(wait=wait)
+    with pytest.raises(Terminated):
+        backend.ended(0.1)
+
+
 @needs_ray
 @pytest.mark.parametrize(("address", "reason"), [
-    ("closed", "Connection refused"), ("silent", "it is silent"), ("chatty", "something else does"), ("no.such.host:1", ""),
+    ("closed", "nothing came within"), ("chatty", "nothing came within"), ("no.such.host:1", ""),
     ("head:x", "head:x; give HOST:PORT"), ("ray://h:1", "ray://h:1; give HOST:PORT"), ("6379", "6379; give HOST:PORT"),
 ])  # fmt: skip
 def test_a_cluster_that_does_not_answer_is_named_within_ten_seconds(address, reason):
@@ -146,14 +161,14 @@ def test_a_cluster_that_does_not_answer_is_named_within_ten_seconds(address, rea
     def chat():
         connection, _ = listening.accept()
         with connection:
-            connection.sendall(b"SSH-2.0-something else")
-            connection.recv(100)
+            connection.sendall(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))  # as a gateway that speaks HTTP/2 begins
+            connection.recv(1000)
 
     if address == "closed":
         listening.close()
     if address == "chatty":
         threading.Thread(target=chat, daemon=True).start()
-    address = f"127.0.0.1:{port}" if address in ("closed", "silent", "chatty") else address
+    address = f"127.0.0.1:{port}" if address in ("closed", "chatty") else address
     began = time.monotonic()
     with pytest.raises(UsageError, match=f"--address is {address}") as caught:
         choose("auto", address, Resources(), lambda text: None)

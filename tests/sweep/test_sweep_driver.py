@@ -1,9 +1,12 @@
 """How lost, held, silent and failed runs are treated, with a backend that is scripted; and what a worker says."""
 
+import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sweep_samples import Scripted, job_of, small, swept
 
 from perdure.core.errors import Held, UsageError
@@ -183,3 +186,12 @@ def test_the_table_says_what_runs_and_how_long_still(place, capsys):
         screen.update(sweep)
     said = capsys.readouterr().err.splitlines()
     assert said == [f"{totals(sweep)} | finetune on toy, seed 1: task 2/3 b, train 5/9, 30 s left"]
+    second.status |= {"name": "push-wall-v3", "doing": "train 350/20000", "left": 4000.0}
+    long = replace(second.run, setting="strength 100.0, learning_rate 0.001")
+    second.run, console = long, Console(width=80, file=io.StringIO())
+    console.print(*Screen(console)._rows(sweep))
+    shown = console.file.getvalue()
+    assert all(word in shown for word in ("learning_rate", "seed 1", "2/3 push-wall-v3", "train 350/20000", "67 min"))
+    second.status |= {"name": "b", "doing": "train 5/9"}
+    second.status["left"] = 0.0  # learned, and the last scores are missing
+    assert cells(second) == ["task 2/3 b", "train 5/9", ""]
