@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "packnet": "perdure.methods.packnet:PackNet",
     "lora": "perdure.methods.lora:LoRA",
     "pnn": "perdure.methods.pnn:PNN",
+    "tsn": "perdure.methods.tsn:TSN",
     "frozen_trunk": "perdure.methods.frozen_trunk:FrozenTrunk",
 }
 """Name on the command line -> `module:Class`."""

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from perdure.continual.compat import set_released
 from perdure.continual.lowrank import LowRankBank
-from perdure.continual.masks import buffer_name
+from perdure.continual.task_copies import TaskCopies
 from perdure.core.batch import average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
@@ -89,7 +88,7 @@ class LoRA(Method):
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
         self.bank = LowRankBank()
-        self.small = nn.ModuleDict()  # task -> its biases and norms
+        self.small = TaskCopies()  # biases and norms
         self.opener: dict[str, int] = {}
         """Shared weight -> the task that opened it, which alone trains it."""
 
@@ -110,8 +109,7 @@ class LoRA(Method):
         self.bank.open(task.index, {name: p for name, p in chosen.items() if name in frozen or together}, self.config.rank,
                        self.generator("adapter", task.index))
         if self.config.norms == "task":
-            copies = {buffer_name(name): Parameter(p.detach().clone()) for name, p in frozen.items() if p.dim() == 1}
-            self.small[str(task.index)] = nn.ParameterDict(copies)
+            self.small.open(task.index, {name: p for name, p in frozen.items() if p.dim() == 1})
 
     def _chosen(self, shared: Mapping[str, Parameter]) -> dict[str, Parameter]:
         """The shared weights of linear maps and convolutions that `layers` names.
@@ -131,12 +129,6 @@ class LoRA(Method):
             chosen.update(found)
         return {name: shared[name] for name in known if name in chosen}
 
-    def _own(self, task: int) -> dict[str, Parameter]:
-        """The task's biases and norms, by the policy's parameter names."""
-        if str(task) not in self.small:
-            return {}
-        return {name.replace("/", "."): p for name, p in self.small[str(task)].items()}
-
     def _base(self, task: int) -> dict[str, Tensor]:
         """The shared weights that `task` does not train, cut off from gradients, and those under its adapter."""
         adapted = set(self.bank.names(task))
@@ -145,12 +137,12 @@ class LoRA(Method):
 
     def _seen(self, task: int, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights that `task` sees where they are not the policy's own."""
-        return {**base, **self.bank.view(task, base, self.config.alpha / self.config.rank), **self._own(task)}
+        return {**base, **self.bank.view(task, base, self.config.alpha / self.config.rank), **self.small.of(task)}
 
     def _trained(self, task: int) -> dict[str, Parameter]:
         """What the task's optimizer moves."""
         opened = {name: p for name, p in self.policy.shared().items() if self.opener[name] == task}
-        return opened | self.policy.private(task) | self._own(task) | self.bank.pairs(task)
+        return opened | self.policy.private(task) | self.small.of(task) | self.bank.pairs(task)
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         t = task.index
@@ -178,12 +170,11 @@ class LoRA(Method):
         return self.policy, self._seen(task, {name: p.detach() for name, p in self._base(task).items()})
 
     def architecture(self) -> dict[str, Any]:
-        small = {task: {name: list(p.shape) for name, p in group.items()} for task, group in self.small.items()}
-        return super().architecture() | {"adapters": self.bank.architecture(), "small": small, "opener": dict(self.opener)}
+        return super().architecture() | {"adapters": self.bank.architecture(), "small": self.small.architecture(),
+                                         "opener": dict(self.opener)}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
         self.bank.rebuild(architecture["adapters"])
-        for task, group in architecture["small"].items():
-            self.small[task] = nn.ParameterDict({name: Parameter(torch.zeros(shape)) for name, shape in group.items()})
+        self.small.rebuild(architecture["small"])
         self.opener = {name: int(task) for name, task in architecture["opener"].items()}

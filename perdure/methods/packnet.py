@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from perdure.continual.compat import set_released
-from perdure.continual.masks import MaskSet, buffer_name
+from perdure.continual.masks import MaskSet
+from perdure.continual.task_copies import TaskCopies
 from perdure.core.batch import average
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
@@ -72,7 +73,7 @@ class PackNet(Method):
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
         self.masks = MaskSet()
-        self.small = nn.ModuleDict()  # task -> its biases and norms
+        self.small = TaskCopies()  # biases and norms
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
@@ -97,19 +98,12 @@ class PackNet(Method):
         super().open_task(task, access)
         self.masks.cover(self._masked())
         if self.config.norms == "task":
-            before = self._own(task.index - 1)
-            start = {name: before.get(name, p).detach().clone() for name, p in self._vectors().items()}
-            self.small[str(task.index)] = nn.ParameterDict({buffer_name(n): Parameter(v) for n, v in start.items()})
-
-    def _own(self, task: int) -> dict[str, Parameter]:
-        """The task's biases and norms, by the policy's parameter names."""
-        if str(task) not in self.small:
-            return {}
-        return {name.replace("/", "."): p for name, p in self.small[str(task)].items()}
+            before = self.small.of(task.index - 1)
+            self.small.open(task.index, {name: before.get(name, p) for name, p in self._vectors().items()})
 
     def _trained(self, task: int) -> dict[str, Parameter]:
         """What the task's optimizer moves."""
-        small = self._own(task) if self.config.norms == "task" else self._vectors()
+        small = self.small.of(task) if self.config.norms == "task" else self._vectors()
         return self._masked() | self.policy.private(task) | small
 
     def _frozen(self, task: int, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +128,7 @@ class PackNet(Method):
             if not frozen:
                 frozen.update(self._frozen(t, self.masks.owned(before=t)))
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            loss = average(self.policy.loss, batch, weights={**self._own(t), **self._fixed()})
+            loss = average(self.policy.loss, batch, weights={**self.small.of(t), **self._fixed()})
             return {"fit": self.descend("policy", loss, keep=frozen)}
 
         def prune() -> None:
@@ -155,7 +149,7 @@ class PackNet(Method):
                 masked = self._masked()
                 seen.extend((masked[name], mask.float()) for name, mask in self.masks.visible(t).items())
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            loss = average(self.policy.loss, batch, weights={**self._own(t), **self._fixed()})
+            loss = average(self.policy.loss, batch, weights={**self.small.of(t), **self._fixed()})
             return {"fit": self.descend("policy", loss, edit=mask_gradients, keep=frozen)}
 
         return [
@@ -189,19 +183,17 @@ class PackNet(Method):
         """The weights that `task` sees: its own and earlier tasks' shares, zero elsewhere, and its biases and norms."""
         shared = self.policy.shared()
         masked = {name: shared[name] * mask for name, mask in self.masks.visible(task).items()}
-        return masked | self._own(task)
+        return masked | self.small.of(task)
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         if self.masks.shapes and self.masks.claimed(task):
             return self.policy, self._view(task)
-        return self.policy, self._own(task)  # before pruning the task acts with all weights, as it trains
+        return self.policy, self.small.of(task)  # before pruning the task acts with all weights, as it trains
 
     def architecture(self) -> dict[str, Any]:
-        small = {task: {name: list(p.shape) for name, p in group.items()} for task, group in self.small.items()}
-        return super().architecture() | {"masks": self.masks.architecture(), "small": small}
+        return super().architecture() | {"masks": self.masks.architecture(), "small": self.small.architecture()}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
         self.masks.rebuild(architecture["masks"])
-        for task, group in architecture["small"].items():
-            self.small[task] = nn.ParameterDict({name: Parameter(torch.zeros(shape)) for name, shape in group.items()})
+        self.small.rebuild(architecture["small"])
