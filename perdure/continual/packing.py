@@ -35,30 +35,30 @@ def unused_values(seed: int, key: str, shape: Sequence[int]) -> Tensor:
     return (2 * torch.rand(tuple(shape), generator=generator(seed, "unused", key)) - 1) / math.sqrt(fan_in)
 
 
-def save_packed(method: Any, layout: Callable[[], Sequence[Packed]]) -> None:
-    """Make the state dict of a method with `masks` and `books` hold packed tensors where `layout` names them."""
+def save_packed(method: Any, pool: Any, layout: Callable[[], Sequence[Packed]]) -> None:
+    """Make the state dict of a method, whose submodule `pool` has `masks` and `books`, packed where `layout` names tensors."""
 
     def pack_all(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
         for entry in layout():
             full = state.pop(prefix + entry.key)
-            for task, new in additions(method.masks, entry):
+            for task, new in additions(pool.masks, entry):
                 values = full[new]
-                coded = task in method.books.books and len(values)
-                state[f"{prefix}packed-{task}:{entry.key}"] = method.books.encode(task, entry.name, values) if coded else values
+                coded = task in pool.books.books and len(values)
+                state[f"{prefix}packed-{task}:{entry.key}"] = pool.books.encode(task, entry.name, values) if coded else values
 
     def unpack_all(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if not any(name.startswith(f"{prefix}packed-") for name in state):
             return
         for part in ("masks", "books"):  # the rest follows from these
-            start = f"{prefix}{part}."
+            start = f"{prefix}pool.{part}."
             tensors = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-            method.get_submodule(part).load_state_dict(tensors)
+            pool.get_submodule(part).load_state_dict(tensors)
         for entry in layout():
-            full = unused_values(method.seed, entry.key, method.masks.shapes[entry.name])
-            for task, new in additions(method.masks, entry):
+            full = unused_values(method.seed, entry.key, pool.masks.shapes[entry.name])
+            for task, new in additions(pool.masks, entry):
                 value = state.pop(f"{prefix}packed-{task}:{entry.key}")
                 coded = value.dtype == torch.uint8
-                full[new] = method.books.decode(task, entry.name, value, int(new.sum())) if coded else value
+                full[new] = pool.books.decode(task, entry.name, value, int(new.sum())) if coded else value
             state[prefix + entry.key] = full
 
     method.register_state_dict_post_hook(pack_all)

@@ -39,8 +39,10 @@ class ScoreMasks(nn.Module):
 
     # -- while a task is learned ----------------------------------------------------------------------------
 
-    def open(self, parameters: Mapping[str, Tensor], keep: float, occupied: Mapping[str, Tensor], g: Generator) -> None:
-        """Fresh scores for these parameters, uniform in +-1/sqrt(fan in), of which a share is to be chosen.
+    def open(
+        self, task: int, parameters: Mapping[str, Tensor], keep: float, occupied: Mapping[str, Tensor], g: Generator
+    ) -> None:
+        """Fresh scores for these parameters, uniform in +-1/sqrt(fan in), of which the task is to choose a share.
 
         Args:
             keep: share of each parameter's entries that are not occupied; one entry at least.
@@ -52,8 +54,8 @@ class ScoreMasks(nn.Module):
         for name, p in parameters.items():
             free = p.numel() - int(occupied[name].sum()) if name in occupied else p.numel()
             if not free:
-                raise GuardError(f"no weight of {name} is free: the capacity is exhausted; use a smaller method.keep_ratio, a"
-                                 " wider policy, method.overlap or fewer tasks")
+                raise GuardError(f"task {task + 1} finds no free weight in {name}: the capacity is exhausted; use a smaller"
+                                 " method.keep_ratio, a wider policy, method.overlap or fewer tasks")
             self.counts[name] = max(1, round(keep * free))
             self.shapes[name] = tuple(p.shape)
             fan_in = p[0].numel() if p.dim() > 1 else p.numel()

@@ -9,7 +9,7 @@ from perdure.core.errors import GuardError
 
 def opened(keep=0.5, occupied=None, shape=(3, 3)):
     masks, weight = ScoreMasks(), torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
-    masks.open({"a.weight": weight}, keep, occupied or {}, torch.Generator().manual_seed(1))
+    masks.open(0, {"a.weight": weight}, keep, occupied or {}, torch.Generator().manual_seed(1))
     return masks, weight
 
 
@@ -54,7 +54,7 @@ def test_masks_come_back_from_bits():
     first = masks.choose({})
     masks.close(0, first)
     assert masks.get_buffer("task-0").numel() == 5  # 35 bits
-    masks.open({"a.weight": weight, "b.weight": torch.zeros(2, 3)}, 0.5, {}, torch.Generator().manual_seed(2))
+    masks.open(3, {"a.weight": weight, "b.weight": torch.zeros(2, 3)}, 0.5, {}, torch.Generator().manual_seed(2))
     second = masks.choose({})
     masks.close(3, second)
     other = ScoreMasks()
@@ -78,7 +78,7 @@ def test_open_scores_come_back():
 
 
 def test_exhausted_capacity_is_an_error():
-    with pytest.raises(GuardError, match=r"no weight of a.weight is free: the capacity is exhausted"):
+    with pytest.raises(GuardError, match=r"task 1 finds no free weight in a.weight: the capacity is exhausted"):
         opened(occupied={"a.weight": torch.ones(3, 3, dtype=torch.bool)})
 
 

@@ -33,7 +33,7 @@ def effective(lab, task):
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 def test_a_task_takes_its_share_of_what_is_free(policy):
     lab = Lab(config("tsn", policy, keep_ratio=0.5)).learn()
-    masks = [lab.method.masks.mask(task) for task in range(3)]
+    masks = [lab.method.pool.masks.mask(task) for task in range(3)]
     for name in masks[0]:
         size = masks[0][name].numel()
         free = size
@@ -47,19 +47,19 @@ def test_a_task_takes_its_share_of_what_is_free(policy):
 
 def test_equal_remaining_leaves_nothing_and_a_further_task_is_refused():
     lab = Lab(config("tsn", schedule="equal_remaining")).learn()
-    masks = [lab.method.masks.mask(task) for task in range(3)]
+    masks = [lab.method.pool.masks.mask(task) for task in range(3)]
     for name in masks[0]:
         counts = [int(mask[name].sum()) for mask in masks]
         assert sum(counts) == masks[0][name].numel()
         assert max(counts) - min(counts) <= 1, name
     whole = Lab(config("tsn", keep_ratio=1.0)).learn(0)
-    with pytest.raises(GuardError, match=r"task 2: no weight of .* is free: the capacity is exhausted"):
+    with pytest.raises(GuardError, match=r"task 2 finds no free weight in .*: the capacity is exhausted"):
         whole.learn(1)
 
 
 def test_overlap_may_use_old_weights_and_never_moves_them():
     lab = Lab(config("tsn", overlap=True, keep_ratio=0.5, **DECAY)).learn(0, 1)
-    first, second = lab.method.masks.mask(0), lab.method.masks.mask(1)
+    first, second = lab.method.pool.masks.mask(0), lab.method.pool.masks.mask(1)
     assert any(bool((first[name] & second[name]).any()) for name in first)
     assert any(bool((~first[name] & second[name]).any()) for name in first)
 
@@ -67,7 +67,7 @@ def test_overlap_may_use_old_weights_and_never_moves_them():
 def test_only_what_the_task_uses_is_masked():
     lab = Lab(config("tsn", stream="toy-spaces")).learn()
     for task, own in enumerate(("float32-2", "float32-3", "float32-1")):
-        encoders = {name.split(".")[1] for name in lab.method.masks.mask(task) if name.startswith("encoders.")}
+        encoders = {name.split(".")[1] for name in lab.method.pool.masks.mask(task) if name.startswith("encoders.")}
         assert encoders == {own}
 
 
@@ -78,10 +78,10 @@ def test_biases_norms_and_time_steps():
         lab = Lab(config("tsn", "dt", **DECAY, **options)).learn(0)
         norm = lab.method.policy.get_parameter("norm_out.weight").detach().clone()
         lab.learn(1)
-        names[frozen] = set(lab.method.small.of(1))
+        names[frozen] = set(lab.method.pool.small.of(1))
         assert torch.equal(lab.method.policy.get_parameter("norm_out.weight"), norm)
-        assert ("norm_out.bias" in lab.method.masks.mask(1)) is False
-        assert ("embed_return.bias" in lab.method.masks.mask(1)) is frozen
+        assert ("norm_out.bias" in lab.method.pool.masks.mask(1)) is False
+        assert ("embed_return.bias" in lab.method.pool.masks.mask(1)) is frozen
     assert names[True] == set()
     assert {"embed_time.weight", "norm_out.weight", "embed_return.bias"} <= names[False]
 
@@ -118,7 +118,7 @@ def test_clustered_weights_take_few_values_and_fine_tuning_lowers_the_loss():
     cluster.begin()
     worse = lab.loss(0)
     lab = Lab(config("tsn", clusters=8, cluster_share=0.5, steps=80, learning_rate=0.01)).learn(0)
-    for name, mask in lab.method.masks.mask(0).items():
+    for name, mask in lab.method.pool.masks.mask(0).items():
         assert len(lab.method.policy.get_parameter(name)[mask].unique()) <= 8
     assert lab.loss(0) < worse
 
@@ -128,11 +128,11 @@ def test_a_saved_agent_holds_used_weights_and_bits_only(clusters):
     options = {"clusters": clusters, "policy_options": {"width": 64, "layers": 3}}
     lab = Lab(config("tsn", **options)).learn(0, 1)
     state = lab.method.state_dict()
-    masked = lab.method.masks.shapes
+    masked = lab.method.pool.masks.shapes
     assert not any(f"policy.{name}" in state for name in masked)
     size = sum(torch.Size(shape).numel() for shape in masked.values())
-    assert sum(v.nbytes for k, v in state.items() if k.startswith("masks.")) <= 2 * (size / 8 + 1)
-    used = sum(int(mask.sum()) for mask in lab.method.masks.occupied([0, 1]).values())
+    assert sum(v.nbytes for k, v in state.items() if k.startswith("pool.masks.")) <= 2 * (size / 8 + 1)
+    used = sum(int(mask.sum()) for mask in lab.method.pool.masks.occupied([0, 1]).values())
     stored = sum(v.nbytes for k, v in state.items() if k.startswith("packed-"))
     assert stored == used * 4 if not clusters else stored <= used / 2 + 2 * len(masked)
     other = lab.method.copy()
