@@ -155,8 +155,9 @@ class SubnetworkPool(nn.Module):
         self.books.rebuild(architecture["books"])
         self.small.rebuild(architecture["small"])
         for shapes in architecture["copies"]:
-            group = {name: Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
-            self.copies.append(nn.ParameterDict(group))
+            self.copies.append(nn.ParameterDict())
+            for name, shape in shapes.items():  # one by one: a whole dict would be sorted
+                self._copy(len(self.copies))[name] = Parameter(torch.zeros(shape))
         self.copy_of = {int(task): int(copy) for task, copy in architecture["copy_of"]}
         self.readers = {name: int(task) for name, task in architecture["readers"].items()}
 

@@ -49,11 +49,13 @@ def one_of(config: Any, name: str, *allowed: str) -> None:
         raise UsageError(f"method.{name} is {config.__dict__[name]!r}; use one of {', '.join(allowed)}")
 
 
-def open_subnetwork(method: Any, access: Any, copy: int, share: float, taken: Masks, source: int | None = None) -> None:
+def open_subnetwork(
+    method: Any, access: Any, copy: int, share: float, taken: Masks, source: int | None = None, of_free: bool = True
+) -> None:
     """Give the task that is opened a place in a copy, scores, and an optimizer over all that it trains.
 
     Args:
-        share: of every tensor's entries that are not `taken`.
+        share: of every tensor's entries that are not `taken`; without `of_free`, of all its entries as far as these allow.
         source: an earlier task from whose tensors its own begin; None: the one before it.
     """
     policy, pool, config, t = method.policy, method.pool, method.config, access.index
@@ -63,19 +65,22 @@ def open_subnetwork(method: Any, access: Any, copy: int, share: float, taken: Ma
     own = rest if config.norms == "task" else biases_of(policy, rest)
     before = pool.small.of(t - 1 if source is None else source)
     pool.open(t, copy, masked, {name: before.get(name, p) for name, p in own.items()}, method.seed)
-    pool.masks.open(t, masked, share, taken, method.generator("scores", t))
+    pool.masks.open(t, masked, share, taken, method.generator("scores", t), of_free)
     first = {name: p for name, p in rest.items() if name not in own and pool.first_reader(name, t)}
     weights = {f"weight {name}": p for name, p in pool.weights(policy, t).items()}
     scores = {f"score {name}": p for name, p in pool.masks.current().items()}
     method.optimizer("policy", weights | scores | policy.private(t) | pool.small.of(t) | first)
 
 
-def subnetwork_phases(method: Any, access: Any, start: Callable[[], None], taken: Callable[[], Masks]) -> list[Phase]:
+def subnetwork_phases(
+    method: Any, access: Any, start: Callable[[], None], taken: Callable[[], Masks], after: Callable[[], None] = lambda: None
+) -> list[Phase]:
     """Weights and scores together, then the mask is kept, and the weights that it adds are clustered if the config says so.
 
     Args:
         start: opens the task with `open_subnetwork`.
         taken: weights that the task may not choose.
+        after: what else the method does once the subnetwork is finished.
     """
     policy, pool, config, t = method.policy, method.pool, method.config, access.index
     # these follow from the masks and are made when a process first needs them
@@ -101,6 +106,8 @@ def subnetwork_phases(method: Any, access: Any, start: Callable[[], None], taken
         pool.finish(t, policy, pool.masks.choose(taken()), method.seed)
         method.forget_optimizers()  # the scores that they held are gone
         weights.clear()
+        if not tuned:
+            after()
 
     def cluster() -> None:
         pool.cluster(t, policy, config.clusters)
@@ -121,6 +128,7 @@ def subnetwork_phases(method: Any, access: Any, start: Callable[[], None], taken
     def settle() -> None:
         pool.books.close(t)
         method.forget_optimizers()
+        after()
 
     tuned = max(1, round(config.cluster_share * config.steps)) if config.clusters else 0
     learning = Phase("train", config.steps - tuned, train, begin=start, end=finish)

@@ -40,12 +40,14 @@ class ScoreMasks(nn.Module):
     # -- while a task is learned ----------------------------------------------------------------------------
 
     def open(
-        self, task: int, parameters: Mapping[str, Tensor], keep: float, occupied: Mapping[str, Tensor], g: Generator
-    ) -> None:
+        self, task: int, parameters: Mapping[str, Tensor], keep: float, occupied: Mapping[str, Tensor], g: Generator,
+        of_free: bool = True,
+    ) -> None:  # fmt: skip
         """Fresh scores for these parameters, uniform in +-1/sqrt(fan in), of which the task is to choose a share.
 
         Args:
-            keep: share of each parameter's entries that are not occupied; one entry at least.
+            keep: share of each parameter's entries that are not occupied; one entry at least. Without `of_free`, share of all
+                its entries, as far as the others are occupied.
             occupied: bool mask per parameter of entries that may not be chosen; all may where none is given.
 
         Raises:
@@ -56,7 +58,7 @@ class ScoreMasks(nn.Module):
             if not free:
                 raise GuardError(f"task {task + 1} finds no free weight in {name}: the capacity is exhausted; use a smaller"
                                  " method.keep_ratio, a wider policy, method.overlap or fewer tasks")
-            self.counts[name] = max(1, round(keep * free))
+            self.counts[name] = max(1, round(keep * free) if of_free else min(free, round(keep * p.numel())))
             self.shapes[name] = tuple(p.shape)
             fan_in = p[0].numel() if p.dim() > 1 else p.numel()
             score = (2 * torch.rand(p.shape, generator=g) - 1) / math.sqrt(fan_in)

@@ -1,0 +1,260 @@
+"""tsn_affinity: sparse subnetworks; a new task shares weights with the earlier task that its data are nearest to, if any is near.
+
+Paper      Zurek et al. 2026 (arXiv 2604.25898), whose body could not be read: `compat` are the formulas of the authors' code
+Objective  as tsn; before task t its distance to every earlier task is measured (continual/affinity.py) and compared with a
+           threshold: a near task lends its subnetwork, otherwise the task gets weights of its own
+Keeps      as tsn, and per task the mean and variance of its encoder's outputs; no observation. Copies of all weights are added
+           where nothing is near and no room is left (`growth room`), or whenever nothing is near (`growth copy`)
+Needs      task id at test
+Differs    thresholds are relative to what the earlier task reaches on its own held-out data and to a constant prediction, where
+           the code has absolute ones that were tuned on the test sequences; the latent distance is a mean over dimensions that
+           vary; hybrid adds both ratios for any number of earlier tasks; a near task's weights and free ones may be chosen, not
+           those of others in its copy; a far task takes free weights of a copy before a new copy is made; the first scores of a
+           lent subnetwork lead by a share of what the optimizer can move; the head starts as that of the near task; routing has
+           randomness of its own. `compat`: as released, see the option
+Status     see docs/reproduction.md
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from perdure.continual.affinity import Latent, action_affinity, constant_affinity, latent, latent_affinity
+from perdure.continual.compat import set_released
+from perdure.continual.pool import SubnetworkPool
+from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, released_source
+from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
+from perdure.continual.subnetworks import Masks
+from perdure.core.batch import Windows
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, Need, Phase, Step
+from perdure.core.policy import Policy, Weights
+from perdure.core.task import Task
+
+RELEASED = {"growth": "copy", "biases": "masked", "norms": "frozen"}
+"""What `compat` sets."""
+
+RELEASED_LEAD, RELEASED_NOISE = 2.0, 0.02
+"""Scores of a lent subnetwork in the authors' code: N(0, 0.02), plus 2 where its mask is."""
+
+
+@dataclass(frozen=True)
+class TSNAffinityConfig(SubnetworkConfig):
+    """Sparse subnetworks with affinity routing."""
+
+    router: Literal["action", "latent", "hybrid", "never", "always", "oracle", "random"] = "action"
+    """How the earlier task is found. never: all share one copy, always: every task has its own, oracle: tasks of the same
+    description share (uses the task's words), random: any earlier task or none, by chance."""
+    growth: Literal["room", "copy"] = "room"
+    """Where nothing is near: free weights of a copy that has room, else a new copy; or always a new copy."""
+    tolerance: float = 0.5
+    """Of router action: 0 asks of an earlier subnetwork what it reaches on its own data, 1 to be as good as a constant."""
+    latent_tolerance: float = 1.0
+    """Of router latent: nats per dimension above the divergence within the earlier task."""
+    mix: float = 0.7
+    """Weight of the actions in router hybrid."""
+    warm_start: float = 0.1
+    """Lead of the scores of a lent subnetwork, as a share of the way that the optimizer can move a score."""
+    routing_batches: int = 4
+    """Batches of the new task on which distances are measured."""
+    routing_batch: int = 64
+    """Windows in each."""
+    max_copies: int | None = None
+    """With so many copies, a far task shares the nearest one's."""
+    compat: bool = False
+    """As in the authors' code: absolute thresholds, sums over latent dimensions, whole copies, biases masked, norms and time-step
+    embeddings frozen after the first task, and a lead of 2 for lent scores."""
+    action_threshold: float = 0.35
+    """Of `compat`: mean squared error, or nats (10 in the authors' Atari runs)."""
+    latent_threshold: float = 25.0
+    """Of `compat`: nats, summed over dimensions (35 in their Atari runs)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_released(self, RELEASED)
+        one_of(self, "router", *ROUTERS)
+        one_of(self, "growth", "room", "copy")
+        for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch"):
+            if not self.__dict__[name] > 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        if not 0 <= self.mix <= 1 or not 0 <= self.warm_start <= 1:
+            raise UsageError(f"method.mix is {self.mix} and method.warm_start {self.warm_start}; give shares from 0 to 1")
+        if self.max_copies is not None and self.max_copies < 1:
+            raise UsageError(f"method.max_copies is {self.max_copies}; give 1 or more, or none")
+
+
+class TSNAffinity(Method):
+    """Sparse subnetworks with affinity routing."""
+
+    Config = TSNAffinityConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        self.pool = SubnetworkPool(self)
+        self.profiles = nn.Module()
+        self.facts: dict[int, dict[str, Any]] = {}
+        """Task -> its spaces, its decision, its error and divergence on held-out data, and its words if they are used."""
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.TASK_ID}) | (frozenset({Need.TEXT}) if config.router == "oracle" else frozenset())
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        t = task.index
+
+        def start() -> None:
+            self.open_task(task, access)
+            decision = self._decide(t, access)
+            words = {"text": access.text()} if self.config.router == "oracle" else {}
+            self.facts[t] = decision.to_json() | words | {"spaces": access.current.sampler.spaces}
+            copy = self._place(t, decision)
+            self.facts[t]["copy"] = copy
+            open_subnetwork(self, access, copy, self.config.keep_ratio, self._taken(t), decision.source, of_free=False)
+            if decision.source is not None:
+                self._warm_start(t, decision.source)
+
+        return subnetwork_phases(self, access, start, lambda: self._taken(t), after=lambda: self._describe(t, access))
+
+    # -- routing --------------------------------------------------------------------------------------------
+
+    def _decide(self, t: int, access: Any) -> Decision:
+        """Which earlier task is near enough to the new one."""
+        router = self.config.router
+        spaces = access.current.sampler.spaces
+        known = [s for s in self.pool.masks.finished() if self.facts[s]["spaces"] == spaces]
+        if not known or router == "always":
+            return Decision(None, {}, {})
+        if router == "random":
+            choice = int(torch.randint(len(known) + 1, (), generator=self.generator("route", t)))
+            return Decision([*known, None][choice], {}, {})
+        if router == "oracle":
+            return Decision(next((s for s in known if self.facts[s]["text"] == access.text()), None), {}, {})
+        batches = [access.current.windows(self.policy.context, self.config.routing_batch, Step(self.seed, t, "route", i))
+                   for i in range(self.config.routing_batches)]
+        distances = {s: self._distances(s, batches) for s in known}
+        if self.config.compat and router != "never":
+            return self._released(router, distances, constant_affinity(batches))
+        kind = "action" if router == "never" else router
+        ratios = {s: ratio(kind, d, self.config.tolerance, self.config.latent_tolerance, self.config.mix)
+                  for s, d in distances.items()}
+        nearest = min(ratios, key=lambda s: (ratios[s], s))
+        full = router == "never" or (self.config.max_copies is not None and self._copies() >= self.config.max_copies
+                                     and self._room(t) is None)
+        return Decision(nearest if full else nearest_source(ratios), ratios, distances)
+
+    def _distances(self, source: int, batches: list[Windows]) -> Distances:
+        weights = self._weights(source)
+        self.policy.eval()
+        action = action_affinity(self.policy, batches, source, weights) / max(constant_affinity(batches), 1e-6)
+        near = latent_affinity(latent(self.policy, batches, source, weights), self._latent(source))
+        self.policy.train()
+        return Distances(action, near, self.facts[source]["own_action"], self.facts[source]["own_latent"])
+
+    def _released(self, router: str, distances: dict[int, Distances], constant: float) -> Decision:
+        """The rules of the authors' code."""
+        actions = {s: d.action * constant for s, d in distances.items()}
+        latents = {s: d.latent * len(self._latent(s).mean) for s, d in distances.items()}
+        best, near = released_source(router, actions, latents, self.config.action_threshold, self.config.latent_threshold)
+        full = self.config.max_copies is not None and self._copies() >= self.config.max_copies
+        return Decision(best if near or full else None, {}, distances)
+
+    def _copies(self) -> int:
+        return len(self.pool.copies) + 1
+
+    def _place(self, t: int, decision: Decision) -> int:
+        """The copy that the task belongs to; one more than there are makes a new one."""
+        if decision.source is not None:
+            return self.pool.copy_of[decision.source]
+        if not self.pool.masks.finished():
+            return 0
+        room = self._room(t) if self.config.growth == "room" and self.config.router != "always" else None
+        return self._copies() if room is None else room
+
+    def _room(self, t: int) -> int | None:
+        """The first copy in which every tensor has `keep_ratio` of its weights free."""
+        for copy in range(self._copies()):
+            occupied = self.pool.occupied(copy).values()
+            if all(float(mask.float().mean()) <= 1 - self.config.keep_ratio for mask in occupied):
+                return copy
+        return None
+
+    def _taken(self, t: int) -> Masks:
+        """Weights that the task may not choose: in a copy that it shares with a near task, those of all others."""
+        occupied = self.pool.occupied(self.pool.copy_of.get(t, self.facts[t]["copy"]), before=t)
+        source = self.facts[t]["source"]
+        if source is None:
+            return occupied
+        if self.config.growth == "copy" or self.config.router == "never":
+            return {}
+        lent = self.pool.masks.mask(source)
+        return {name: mask & ~lent[name] if name in lent else mask for name, mask in occupied.items()}
+
+    def _warm_start(self, t: int, source: int) -> None:
+        """Scores that choose the near task's subnetwork, until training overtakes their lead; and its head."""
+        reach = self.config.learning_rate * self.config.steps
+        lead, noise = self.config.warm_start * reach, 0.01 * self.config.warm_start * reach
+        if self.config.compat:
+            lead, noise = RELEASED_LEAD, RELEASED_NOISE
+        if lead > reach:
+            warnings.warn(f"the lead of task {t + 1}'s scores is {lead:g} and the optimizer moves a score by {reach:g} at most,"
+                          " so that its mask hardly changes; give more steps or a higher learning rate", stacklevel=2)
+        lent, g = self.pool.masks.mask(source), self.generator("warm start", t)
+        with torch.no_grad():
+            for name, score in self.pool.masks.current().items():
+                score.copy_(noise * torch.randn(score.shape, generator=g))
+                if name in lent:
+                    score.add_(lead * lent[name])
+            mine, theirs = self.policy.private(t), self.policy.private(source)
+            for p, other in zip(mine.values(), theirs.values(), strict=False):
+                p.copy_(other)
+
+    # -- what is kept of a task -----------------------------------------------------------------------------
+
+    def _describe(self, t: int, access: Any) -> None:
+        """Statistics of the task's latent states, and what it reaches on data that it did not learn from."""
+        view, n = access.current, self.config.routing_batch
+        held = "holdout" if len(view.sampler.starts["holdout"].step) else "train"
+
+        def drawn(split: Any, purpose: str) -> list[Windows]:
+            return [view.windows(self.policy.context, n, Step(self.seed, t, purpose, i), split)
+                    for i in range(self.config.routing_batches)]
+
+        weights = self._weights(t)
+        self.policy.eval()
+        own = latent(self.policy, drawn("train", "describe"), t, weights)
+        held_out = drawn(held, "held-out")
+        error = action_affinity(self.policy, held_out, t, weights) / max(constant_affinity(held_out), 1e-6)
+        again = latent_affinity(latent(self.policy, held_out, t, weights), own)
+        self.policy.train()
+        self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
+        self.facts[t] |= {"own_action": error, "own_latent": again}
+
+    def _latent(self, task: int) -> Latent:
+        return Latent(*self.profiles.get_buffer(f"task-{task}"))
+
+    def _weights(self, task: int) -> Weights:
+        """Of a finished task."""
+        return self.pool.view(self.policy, task, {})
+
+    # -- acting and saving ----------------------------------------------------------------------------------
+
+    def model(self, task: int) -> tuple[Policy, Weights | None]:
+        learning = task in self.facts and task not in self.pool.masks.finished()
+        return self.policy, self.pool.view(self.policy, task, self._taken(task) if learning else {})
+
+    def architecture(self) -> dict[str, Any]:
+        sizes = {name: value.shape[1] for name, value in self.profiles.named_buffers()}
+        return super().architecture() | {"pool": self.pool.architecture(), "profiles": sizes,
+                                         "facts": [[task, facts] for task, facts in self.facts.items()]}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.pool.rebuild(architecture["pool"])
+        for name, size in architecture["profiles"].items():
+            self.profiles.register_buffer(name, torch.zeros(2, size, dtype=torch.float64))
+        self.facts = {int(task): facts for task, facts in architecture["facts"]}

@@ -1,0 +1,227 @@
+"""tsn_affinity: a task like an earlier one shares its weights, a task unlike all gets its own, and old tasks never change."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import Lab, config
+
+from perdure.continual.affinity import Latent, latent_affinity, symmetric_divergence
+from perdure.continual.routing import Distances, nearest_source, ratio, released_source
+from perdure.core.errors import UsageError
+from perdure.core.method import Step
+from perdure.core.spec import Box, Discrete, Spec
+from perdure.core.task import Stream, Task
+from perdure.data.access import Views
+from perdure.data.store import Dataset
+from perdure.data.trajectory import Trajectory
+
+SHORT = {"steps": 120, "batch": 32, "learning_rate": 0.01}
+WIDE = {"width": 32, "layers": 3}
+
+
+def data(kind, seed, discrete):
+    """64 episodes of 8 steps. A: the action says where the first coordinate lies; B: the other way round, inputs shifted."""
+    rng, episodes = np.random.default_rng(seed), []
+    for _ in range(64):
+        obs = rng.standard_normal((9, 6)).astype(np.float32)
+        x = obs[:8, 0]
+        obs = obs + (3.0 if kind == "B" else 0.0)
+        sign = -1.0 if kind == "B" else 1.0
+        actions = np.stack([np.tanh(2 * sign * x), np.tanh(-sign * x)], 1).astype(np.float32)
+        if discrete:
+            actions = ((np.digitize(x, [-0.7, 0.0, 0.7]) + (2 if kind == "B" else 0)) % 4).astype(np.int64)
+        end = np.arange(8) == 7
+        episodes.append(Trajectory(observations=obs.astype(np.float32), actions=actions, rewards=np.ones(8, dtype=np.float32),
+                                   terminated=np.zeros(8, dtype=bool), truncated=end, success=True))
+    action = Discrete(4) if discrete else Box((2,), low=(-1.0,) * 2, high=(1.0,) * 2)
+    spec = Spec(obs=Box((6,)), action=action)
+    return Dataset.in_memory(episodes, name=kind, spec=spec, quality="expert", licence="Apache-2.0", source="made in memory",
+                             behaviour={"policy": "function"})
+
+
+def lab_of(kinds, policy="bc", discrete=False, **options):
+    sizes = {"bc": WIDE, "dt": {"width": 32, "layers": 1, "attention_heads": 2, "context": 4}}[policy]
+    lab = Lab(config("tsn_affinity", policy, policy_options=sizes, **(SHORT | options)))
+    sets = [data(kind, seed, discrete) for seed, kind in enumerate(kinds)]
+    tasks = tuple(Task(index=i, name=f"{kind}-{i}", spec=one.spec, data=one, text=f"Do {kind}.")
+                  for i, (kind, one) in enumerate(zip(kinds, sets, strict=True)))
+    lab.stream = Stream("made", tasks)
+    lab.views = Views(lab.stream)
+    return lab
+
+
+def sources(lab):
+    return [facts["source"] for facts in lab.method.facts.values()]
+
+
+def copies(lab):
+    return list(lab.method.pool.copy_of.values())
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("router", ["action", "latent", "hybrid", "oracle"])
+def test_a_resampled_task_shares_and_a_turned_one_does_not(router, discrete):
+    lab = lab_of(["A", "A", "B", "B"], discrete=discrete, router=router, growth="copy").learn()
+    assert sources(lab) == [None, 0, None, 2]
+    assert copies(lab) == [0, 0, 1, 1], "a copy is opened although there are two earlier tasks"
+
+
+@pytest.mark.parametrize(("router", "number"), [("never", 1), ("always", 3)])
+def test_never_and_always(router, number):
+    lab = lab_of(["A", "B", "A"], router=router, steps=8).learn()
+    assert len(set(copies(lab))) == number
+
+
+def test_room_is_used_before_a_copy_is_made():
+    lab = lab_of(["A", "B", "A", "B"], keep_ratio=0.4, policy="bc").learn()
+    assert copies(lab) == [0, 0, 0, 0]
+    first, second = lab.method.pool.masks.mask(0), lab.method.pool.masks.mask(1)
+    assert not any(bool((first[name] & second[name]).any()) for name in first), "a far task takes free weights alone"
+    third = lab.method.pool.masks.mask(2)
+    assert any(bool((first[name] & third[name]).any()) for name in first)
+    assert not any(bool((second[name] & third[name]).any()) for name in first), "a near task takes nothing of the others"
+    full = lab_of(["A", "B"], keep_ratio=0.6, steps=60).learn()
+    assert copies(full) == [0, 1]
+
+
+def test_no_more_copies_than_allowed():
+    lab = lab_of(["A", "B", "B"], growth="copy", keep_ratio=0.6, max_copies=1, steps=20).learn()
+    assert copies(lab) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("options", [{}, {"growth": "copy", "clusters": 16}, {"compat": True}], ids=str)
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+def test_old_tasks_act_bit_for_bit_as_before(policy, options):
+    """In a shared copy and in others, with dropout and weight decay."""
+    lab = lab_of(["A", "A", "B", "A"], policy, weight_decay=0.1, **options)
+    before = []
+    for task in range(4):
+        lab.learn(task)
+        before.append(outputs(lab, task))
+    assert len(set(sources(lab))) > 1, "at least one task shares"
+    for task in range(4):
+        assert torch.equal(outputs(lab, task), before[task]), task
+
+
+def outputs(lab, task):
+    policy, weights = lab.method.eval().model(task)
+    batch = lab.views.views[task].windows(policy.context, 32, Step(9, task, "probe", 0))
+    with torch.no_grad():
+        return policy.predict(batch, weights).output()
+
+
+def test_routing_leaves_the_training_data_alone():
+    """Keyed randomness: the first batch is the same whatever the router does, and routing twice decides the same."""
+    firsts = []
+    for router in ("action", "always"):
+        lab = lab_of(["A", "A"], router=router, steps=4).learn(0)
+        phase = lab.phases(1)[0]
+        phase.begin()
+        firsts.append(lab.access(1).current.windows(1, 8, Step(0, 1, "train", 0)).obs)
+    assert torch.equal(*firsts)
+    lab = lab_of(["A", "A", "B"]).learn(0, 1)
+    lab.phases(2)[0].begin()
+    once = dict(lab.method.facts[2])
+    again = lab_of(["A", "A", "B"]).learn(0, 1)
+    torch.rand(100)
+    again.phases(2)[0].begin()
+    assert again.method.facts[2] == once
+
+
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+def test_every_task_is_learned(policy):
+    """At least 90 % of what one network per task reaches."""
+    lab = lab_of(["A", "A", "B"], policy, steps=400).learn()
+    for task in range(3):
+        alone = lab_of([["A", "A", "B"][task]], policy, steps=400, keep_ratio=1.0).learn()
+        assert accuracy(lab, task, task) >= 0.9 * accuracy(alone, 0, task)
+
+
+def accuracy(lab, task, of):
+    """Share of held-out actions whose sign is right."""
+    policy, weights = lab.method.eval().model(task)
+    batch = lab.views.views[task].windows(policy.context, 256, Step(9, of, "probe", 0), "holdout")
+    with torch.no_grad():
+        mean = policy.predict(batch, weights).output()
+    right = (mean.sign() == batch.action.sign())[batch.valid]
+    return float(right.float().mean())
+
+
+def test_a_lent_subnetwork_is_where_training_begins_and_not_where_it_ends():
+    lab = lab_of(["A", "A"], warm_start=0.1).learn(0)
+    lent = lab.method.pool.masks.mask(0)
+    lab.phases(1)[0].begin()
+    begun = lab.method.pool.masks.choose(lab.method._taken(1))
+    assert all(torch.equal(begun[name], lent[name]) for name in lent)
+    lab = lab_of(["A", "A"], warm_start=0.01).learn(0, 1)
+    moved = lab.method.pool.masks.mask(1)
+    changed = sum(int((moved[name] & ~lent[name]).sum()) for name in lent) / sum(int(m.sum()) for m in lent.values())
+    assert changed > 0.02
+    with pytest.warns(UserWarning, match="its mask hardly changes"):
+        lab_of(["A", "A"], compat=True, steps=20, action_threshold=10.0).learn()
+
+
+def test_nothing_of_the_data_is_in_the_agent():
+    """Statistics and masks only: no row of any dataset is among the saved tensors."""
+    lab = lab_of(["A", "A", "B"]).learn()
+    rows = {row.tobytes() for view in lab.views.views for row in view.sampler.obs.numpy()}
+    for name, tensor in lab.method.state_dict().items():
+        if tensor.dim() == 2 and tensor.shape[1] == 6 and tensor.dtype == torch.float32:
+            assert not any(row.tobytes() in rows for row in tensor.numpy()), name
+        flat = tensor.flatten()
+        if tensor.dtype == torch.float32 and len(flat) >= 6:
+            assert not any(flat[i : i + 6].numpy().tobytes() in rows for i in range(len(flat) - 5)), name
+
+
+# -- the distances themselves ---------------------------------------------------------------------------------
+
+
+def test_symmetric_divergence_is_that_of_torch():
+    g = torch.Generator().manual_seed(0)
+    a, b = (Latent(torch.randn(7, generator=g), 0.1 + torch.rand(7, generator=g)) for _ in range(2))
+    one, other = (torch.distributions.Normal(s.mean, s.variance.sqrt()) for s in (a, b))
+    kl = torch.distributions.kl_divergence
+    assert torch.allclose(symmetric_divergence(a, b), 0.5 * (kl(one, other) + kl(other, one)), atol=1e-5)
+    assert torch.allclose(symmetric_divergence(a, b), symmetric_divergence(b, a))
+    assert float(symmetric_divergence(a, a).abs().max()) == 0
+
+
+def test_constant_dimensions_do_not_count():
+    a, b = Latent(torch.zeros(3), torch.ones(3)), Latent(torch.ones(3), torch.ones(3))
+
+    def padded(latent):
+        return Latent(torch.cat([latent.mean, torch.zeros(5)]), torch.cat([latent.variance, torch.full((5,), 1e-6)]))
+
+    assert latent_affinity(a, b) == latent_affinity(padded(a), padded(b)) == 0.5
+
+
+def test_thresholds_are_relative():
+    near = Distances(action=0.5, latent=0.3, own_action=0.2, own_latent=0.1)
+    assert ratio("action", near, 0.5, 1.0, 0.7) == pytest.approx(0.75)  # 0.3 of a way of 0.4
+    assert ratio("latent", near, 0.5, 1.0, 0.7) == pytest.approx(0.2)
+    assert ratio("hybrid", near, 0.5, 1.0, 0.7) == pytest.approx(0.7 * 0.75 + 0.3 * 0.2)
+    assert nearest_source({0: 1.2, 1: 0.9, 2: 0.9}) == 1
+    assert nearest_source({0: 1.2}) is None
+    assert nearest_source({}) is None
+
+
+def test_the_released_hybrid_never_opens_a_copy_from_the_third_task_on():
+    g = np.random.default_rng(0)
+    for _ in range(50):
+        actions, latents = ({t: float(x) for t, x in enumerate(g.uniform(0, 1000, 3))} for _ in range(2))
+        assert released_source("hybrid", actions, latents, 0.35, 25.0)[1]
+    assert released_source("hybrid", {0: 9.0}, {0: 900.0}, 0.35, 25.0) == (0, False)
+    assert released_source("action", {0: 0.4, 1: 0.3}, {0: 1.0, 1: 2.0}, 0.35, 25.0) == (1, True)
+    assert released_source("latent", {0: 0.4, 1: 0.3}, {0: 26.0, 1: 27.0}, 0.35, 25.0) == (0, False)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"router": "best"}, "method.router is 'best'; use one of action, latent"),
+    ({"tolerance": 0.0}, "method.tolerance is 0.0; give a number above 0"),
+    ({"mix": 1.5}, "method.mix is 1.5"),
+    ({"max_copies": 0}, "method.max_copies is 0; give 1 or more, or none"),
+    ({"compat": True, "norms": "masked"}, "method.norms is 'masked'"),
+])  # fmt: skip
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(UsageError, match=message):
+        config("tsn_affinity", **options)
