@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from perdure.core.batch import Transitions, Windows
 from perdure.core.errors import UsageError
@@ -134,6 +134,11 @@ class Access:
         """Store these windows of the current task (MEMORY)."""
         self._require(Need.MEMORY)
         memory.add(self.index, windows)
+
+    def observations(self, n: int, step: Step) -> Tensor:
+        """(n, *O) random raw observations of the current task, to be kept (MEMORY)."""
+        self._require(Need.MEMORY)
+        return self.current.transitions(n, step, purpose="observations").obs.clone()
 
     def offer(self, reservoir: Reservoir, windows: Windows, step: Step, *, share: float, budget: int | None = None) -> None:
         """Let a batch of the current task compete for a place in a reservoir (MEMORY), which has room for `share` of the

@@ -22,6 +22,7 @@ METHODS: dict[str, str] = {
     "lora": "perdure.methods.lora:LoRA",
     "pnn": "perdure.methods.pnn:PNN",
     "tsn": "perdure.methods.tsn:TSN",
+    "tsn_replaykl": "perdure.methods.tsn_replaykl:TSNReplayKL",
     "tsn_affinity": "perdure.methods.tsn_affinity:TSNAffinity",
     "frozen_trunk": "perdure.methods.frozen_trunk:FrozenTrunk",
 }
