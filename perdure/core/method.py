@@ -128,6 +128,11 @@ class Method(nn.Module):
         """What this configuration must be allowed to see."""
         return frozenset()
 
+    @classmethod
+    def infers_task(cls, config: Any) -> bool:
+        """Whether it finds out by itself at test time which task it is at, in spite of parts of its own for each."""
+        return False
+
     def phases(self, task: Task, access: Any) -> list[Phase]:
         """The phases of learning `task`. Pure: it may be called again at any time and changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} defines no phases")

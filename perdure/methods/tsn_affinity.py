@@ -3,15 +3,16 @@
 Paper      Zurek et al. 2026 (arXiv 2604.25898), whose body could not be read: `compat` are the formulas of the authors' code
 Objective  as tsn; before task t its distance to every earlier task is measured (continual/affinity.py) and compared with a
            threshold: a near task lends its subnetwork, otherwise the task gets weights of its own
-Keeps      as tsn, and per task the mean and variance of its encoder's outputs; no observation. Copies of all weights are added
-           where nothing is near and no room is left (`growth room`), or whenever nothing is near (`growth copy`)
-Needs      task id at test
+Keeps      as tsn, and per task the mean and variance of its encoder's outputs and of its first observations; no observation.
+           Copies of all weights are added where nothing is near and no room is left (`growth room`), or whenever nothing is near
+           (`growth copy`)
+Needs      task id at test, or none with `task_id inferred`
 Differs    thresholds are relative to what the earlier task reaches on its own held-out data and to a constant prediction, where
            the code has absolute ones that were tuned on the test sequences; the latent distance is a mean over dimensions that
            vary; hybrid adds both ratios for any number of earlier tasks; a near task's weights and free ones may be chosen, not
            those of others in its copy; a far task takes free weights of a copy before a new copy is made; the first scores of a
            lent subnetwork lead by a share of what the optimizer can move; the head starts as that of the near task; routing has
-           randomness of its own. `compat`: as released, see the option
+           randomness of its own; the task can be inferred at test time from the first observations. `compat`: as released
 Status     see docs/reproduction.md
 """
 
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
 from perdure.continual.affinity import Latent, action_affinity, constant_affinity, latent, latent_affinity
 from perdure.continual.compat import set_released
+from perdure.continual.inference import InferringActor, Start, start_of
 from perdure.continual.pool import SubnetworkPool
 from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, released_source
 from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
@@ -33,8 +35,9 @@ from perdure.continual.subnetworks import Masks
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase, Step
-from perdure.core.policy import Policy, Weights
+from perdure.core.policy import Actor, Policy, Weights
 from perdure.core.task import Task
+from perdure.policies.base import TrunkPolicy
 
 RELEASED = {"growth": "copy", "biases": "masked", "norms": "frozen"}
 """What `compat` sets."""
@@ -66,6 +69,10 @@ class TSNAffinityConfig(SubnetworkConfig):
     """Windows in each."""
     max_copies: int | None = None
     """With so many copies, a far task shares the nearest one's."""
+    task_id: Literal["given", "inferred"] = "given"
+    """At test time: given, or inferred from the first observations of the episode."""
+    inference_steps: int = 10
+    """How many observations these are."""
     compat: bool = False
     """As in the authors' code: absolute thresholds, sums over latent dimensions, whole copies, biases masked, norms and time-step
     embeddings frozen after the first task, and a lead of 2 for lent scores."""
@@ -79,7 +86,9 @@ class TSNAffinityConfig(SubnetworkConfig):
         set_released(self, RELEASED)
         one_of(self, "router", *ROUTERS)
         one_of(self, "growth", "room", "copy")
-        for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch"):
+        one_of(self, "task_id", "given", "inferred")
+        for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch",
+                     "inference_steps"):
             if not self.__dict__[name] > 0:
                 raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
         if not 0 <= self.mix <= 1 or not 0 <= self.warm_start <= 1:
@@ -102,7 +111,12 @@ class TSNAffinity(Method):
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.TASK_ID}) | (frozenset({Need.TEXT}) if config.router == "oracle" else frozenset())
+        asked = {Need.TASK_ID: config.task_id == "given", Need.TEXT: config.router == "oracle"}
+        return frozenset(need for need, wanted in asked.items() if wanted)
+
+    @classmethod
+    def infers_task(cls, config: Any) -> bool:
+        return bool(config.task_id == "inferred")
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         t = task.index
@@ -231,7 +245,9 @@ class TSNAffinity(Method):
         error = action_affinity(self.policy, held_out, t, weights) / max(constant_affinity(held_out), 1e-6)
         again = latent_affinity(latent(self.policy, held_out, t, weights), own)
         self.policy.train()
+        begin = start_of(view.sampler, self.config.inference_steps)
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
+        self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
         self.facts[t] |= {"own_action": error, "own_latent": again}
 
     def _latent(self, task: int) -> Latent:
@@ -242,6 +258,19 @@ class TSNAffinity(Method):
         return self.pool.view(self.policy, task, {})
 
     # -- acting and saving ----------------------------------------------------------------------------------
+
+    def actor(self, task: int) -> Actor:
+        """Of the task; where it is to be inferred, of whichever finished task of these spaces fits the observations best."""
+        if self.config.task_id == "given" or task not in self.facts:
+            return super().actor(task)
+        spaces = self.facts[task]["spaces"]
+        known = [t for t in self.pool.masks.finished() if self.facts[t]["spaces"] == spaces]
+        if not known:
+            return super().actor(task)
+        actors = {t: super(TSNAffinity, self).actor(t) for t in known}
+        starts = {t: Start(*self.profiles.get_buffer(f"start-{t}")) for t in known}
+        targets = {t: cast(TrunkPolicy, self.policy).target_return(t) for t in known}
+        return InferringActor(actors, starts, targets, self.config.inference_steps)
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         learning = task in self.facts and task not in self.pool.masks.finished()

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny import Lab, config
+from tiny import Lab, actions_of, config, execute
 
 from perdure.continual.affinity import Latent, latent_affinity, symmetric_divergence
 from perdure.continual.routing import Distances, nearest_source, ratio, released_source
 from perdure.core.errors import UsageError
-from perdure.core.method import Step
+from perdure.core.method import Need, Step
 from perdure.core.spec import Box, Discrete, Spec
 from perdure.core.task import Stream, Task
 from perdure.data.access import Views
@@ -225,3 +225,24 @@ def test_the_released_hybrid_never_opens_a_copy_from_the_third_task_on():
 def test_options_that_cannot_be(options, message):
     with pytest.raises(UsageError, match=message):
         config("tsn_affinity", **options)
+
+
+# -- task inference -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+def test_without_the_id_it_acts_as_with_it_where_observations_tell_the_tasks_apart(policy):
+    given, inferred = (lab_of(["A", "B"], policy, task_id=kind).learn() for kind in ("given", "inferred"))
+    for task in range(2):
+        first = given.views.views[task].sampler.obs[::9][:20]  # of every episode
+        wanted, got = (actions_of(lab.method.eval().actor(task), first, n=20, steps=1) for lab in (given, inferred))
+        same = (wanted == got).all(-1).float().mean()
+        assert float(same) > 0.9, "B is A shifted by three deviations"
+    assert Need.TASK_ID in type(given.method).needs(given.method.config)
+    assert Need.TASK_ID not in type(inferred.method).needs(inferred.method.config)
+
+
+def test_the_table_says_that_no_id_was_given(tmp_path):
+    for kind in ("given", "inferred"):
+        matrix = execute(config("tsn_affinity", task_id=kind), tmp_path / kind)
+        assert matrix.protocol["task_id_at_test"] is (kind == "given")

@@ -1,0 +1,58 @@
+"""Task inference: the task that fits the first observations acts, and nothing that names it is looked at."""
+
+import torch
+
+from perdure.continual.inference import InferringActor, Start
+
+
+class Says:
+    """Answers with its own number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def start(self, n):
+        return {"count": torch.zeros(n), "target": torch.full((n,), 10.0 * self.number)}
+
+    def act(self, obs, carry, g, reward=None):
+        return torch.full((len(obs), 1), float(self.number)), {"count": carry["count"] + 1, "target": carry["target"]}
+
+
+def inferring(means, stds, steps=3):
+    pairs = [(torch.tensor(mean).double(), torch.tensor(std).double()) for mean, std in zip(means, stds, strict=True)]
+    starts = {task: Start(*pair) for task, pair in enumerate(pairs)}
+    return InferringActor({i: Says(i) for i in starts}, starts, {i: 10.0 * i for i in starts}, steps)
+
+
+def test_every_row_acts_as_the_task_that_it_looks_like():
+    actor = inferring([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]], [[1.0, 1.0]] * 3)
+    obs = torch.tensor([[5.1, 0.2], [0.1, 4.0], [0.0, 0.1], [4.0, -1.0]])
+    action, carry = actor.act(obs, actor.start(4), torch.Generator())
+    assert action[:, 0].tolist() == [1.0, 2.0, 0.0, 1.0]
+    assert carry["inner.target"].tolist() == [10.0, 20.0, 0.0, 10.0], "each asks for the return of its task"
+    assert carry["inner.count"].tolist() == [1.0] * 4
+
+
+def test_evidence_adds_up_and_then_the_choice_stands():
+    actor = inferring([[0.0], [4.0]], [[2.0], [2.0]], steps=2)
+    carry, chosen = actor.start(1), []
+    for x in (1.9, 4.0, -50.0, -50.0):
+        action, carry = actor.act(torch.tensor([[x]]), carry, torch.Generator())
+        chosen.append(float(action))
+    assert chosen == [0.0, 1.0, 1.0, 1.0]
+    assert carry["inner.target"].tolist() == [10.0]
+
+
+def test_coordinates_that_are_constant_in_any_task_are_not_looked_at():
+    """The second is constant in task 1: as good as a label."""
+    actor = inferring([[0.0, 7.0], [5.0, 3.0]], [[1.0, 1.0], [1.0, 0.0]])
+    assert actor.columns.tolist() == [0]
+    action, _ = actor.act(torch.tensor([[0.1, 3.0]]), actor.start(1), torch.Generator())
+    assert float(action) == 0.0
+
+
+def test_rows_do_not_depend_on_each_other():
+    actor = inferring([[0.0], [4.0]], [[1.0], [1.0]])
+    together, _ = actor.act(torch.tensor([[0.0], [4.0]]), actor.start(2), torch.Generator())
+    alone, _ = actor.act(torch.tensor([[0.0], [0.0]]), actor.start(2), torch.Generator())
+    assert together[0] == alone[0]
