@@ -75,7 +75,7 @@ class RWalk(Method):
 
     Config = RWalkConfig
     tuned = "strength"
-    grid = (0.001, 0.01, 0.1, 1.0, 10.0)
+    grid = (0.01, 0.1, 1.0, 10.0, 100.0)
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
