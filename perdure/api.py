@@ -64,6 +64,10 @@ class Result:
         body = [[str(learned), *("-" if np.isnan(x) else f"{x:.2f}" for x in row)] for learned, row in enumerate(means)]
         return [["tasks learned", *self.matrix.tasks], *body]
 
+    def raw_returns(self) -> np.ndarray:
+        """(N+1, N) mean raw returns in environment units: row k after k tasks were learned; NaN where an episode has none."""
+        return self.matrix.raw_returns()
+
     def table(self) -> str:
         """The score matrix as lines of text: row k is the score of every task after k tasks were learned."""
         rows = self.rows()

@@ -31,7 +31,7 @@ CORE = (
 EXTRAS: dict[str, tuple[str, ...]] = {
     "metaworld": ("metaworld>=3.0,<4", "mujoco==3.3.0"),
     "mujoco": ("mujoco>=3.3,<4",),
-    "panda": ("panda-gym>=3.0.7; python_version < '3.12'",),
+    "panda": ("panda-gym==3.0.7; python_version < '3.12'", "pybullet==3.2.7; python_version < '3.12'"),
     "atari": ("ale-py>=0.10", "opencv-python-headless>=4.10"),
     "pixels": ("dm-control==1.0.28", "mujoco==3.3.0", "numpy<2.4"),
     "minari": ("minari[hdf5,arrow]>=0.5.3",),

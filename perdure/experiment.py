@@ -150,7 +150,7 @@ def make_method(config: RunConfig) -> Method:
     return method_class(method_config, lambda: policy_class(policy_config), config.seed)
 
 
-def fingerprint(device: str) -> dict[str, Any]:
+def fingerprint(device: str, stream: Stream | None = None) -> dict[str, Any]:
     """What "bit-identical" depends on: machine type, versions and thread count."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
@@ -158,14 +158,15 @@ def fingerprint(device: str) -> dict[str, Any]:
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     if device != "cpu":
         cpu = f"{cpu}; {torch.cuda.get_device_name(device)}"
-    return {"machine": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), **versions(),
+    return {"machine": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), **versions(stream),
             "threads": torch.get_num_threads(), "device": device}
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes a result."""
+def versions(stream: Stream | None = None) -> dict[str, str]:
+    """Versions of what computes a result, with those of the simulators that the stream's data name."""
     found = {"python": platform.python_version(), "perdure": __version__}
-    for name in ("torch", "numpy", "safetensors", "gymnasium", "mujoco", "metaworld"):
+    simulators = [name for task in (stream.tasks if stream else ()) for name in task.data.card.get("versions", {})]
+    for name in dict.fromkeys(["torch", "numpy", "safetensors", "gymnasium", "mujoco", "metaworld", *simulators]):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
@@ -294,7 +295,7 @@ class Experiment:
             matrix=self._empty_matrix(stream, needs), progress=self.progress, agent_facts=self._agent_facts(stream),
             resume_command=self.resume_command or f"perdure run --from {shlex.quote(str(self.folder / 'config.json'))}"
             f" --out {shlex.quote(str(self.folder))}",
-            device=device, precision=config.precision, fingerprint=fingerprint(self.device),
+            device=device, precision=config.precision, fingerprint=fingerprint(self.device, stream),
             sinks=lambda folder, position: open_sinks(self.sinks, folder, position),
         )  # fmt: skip
         try:
@@ -319,7 +320,8 @@ class Experiment:
                 phases[0].begin()
 
     def _needs(self, method: Method, stream: Stream) -> frozenset[Need]:
-        return grant(type(method), method.config, stream) | self._uses_task_id(stream)
+        uses = frozenset() if method.infers_task(method.config) else self._uses_task_id(stream)
+        return grant(type(method), method.config, stream) | uses
 
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
         """Per-task heads, normalisers or return targets use the task id, whatever the method declares."""
@@ -359,7 +361,7 @@ class Experiment:
         before = read_json(path) if path.exists() else {}
         memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
         write_json(path, {
-            "versions": versions(), "fingerprint": run.fingerprint, "host": socket.gethostname(),
+            "versions": versions(run.stream), "fingerprint": run.fingerprint, "host": socket.gethostname(),
             **{name: round(value, 2) for name, value in run.clock.items()},
             "wall_seconds": round(before.get("wall_seconds", 0.0) + seconds, 2),
             "starts": before.get("starts", 0) + 1,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from quick import quick
 
-from perdure.benchmarks import offline_continual_world
+from perdure.benchmarks import offline_continual_world, panda, panda_layout, panda_source
 from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY, SHUFFLED
 from perdure.benchmarks.metaworld_source import measured
 from perdure.cli import VERBS, main
@@ -218,6 +218,20 @@ def test_the_page_of_continual_world_agrees_with_the_code():
     assert list(ORDERS["cw3b-v3"]) == unselected[:3]
 
 
+def test_the_page_of_panda_agrees_with_the_code():
+    page = DOCS / "benchmarks" / "panda.md"
+    assert [(row[0], row[1], row[2]) for row in table(page, "stream")] == [
+        (name, ", ".join(tasks), panda.Options().quality) for name, tasks in panda.ORDERS.items()
+    ]
+    rungs = {task: [f"{x:.2f}" for x in (found["expert"], *(level["success"] for level in found["levels"]))]
+             for task in panda.TASKS if (found := panda_source.measured(task))}
+    assert {row[0]: row[1:] for row in table(page, "task") if len(row) == 7} == rungs
+    assert {row[0]: row[1:] for row in table(page, "quantity")} == {
+        key: [str(panda_layout.size(key)), unit, *("" if key in panda_layout.ABSENT[task] else "yes" for task in panda.TASKS)]
+        for key, (unit, _) in panda_layout.BLOCKS.items()
+    }
+
+
 def test_the_page_of_offline_continual_world_agrees_with_the_code():
     page = DOCS / "benchmarks" / "offline_continual_world.md"
     assert [row[0] for row in table(page, "stream")] == [*offline_continual_world.ORDERS, "ocw10-mt50"]
@@ -233,6 +247,7 @@ def test_the_page_of_offline_continual_world_agrees_with_the_code():
         performance, forgetting, learned = ([float(row[i].split("±")[0]) for i in pair] for pair in ((1, 4), (2, 5), (7, 8)))
         assert learned == pytest.approx([p + f for p, f in zip(performance, forgetting, strict=True)])
     switched = {method for method in METHODS if "compat" in field_types(find(method, METHODS, "method").Config)}
+    switched -= {"tsn_affinity"}  # the code of its own paper
     assert {row[0] for row in table(page, "method") if len(row) == 2} == switched
 
 

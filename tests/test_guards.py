@@ -45,6 +45,7 @@ TORCH_FREE = (
     "perdure.core.task",
     "perdure.core.environment",
     "perdure.benchmarks.metaworld_env",
+    "perdure.benchmarks.panda",
     "perdure.benchmarks.gym_env",
     "perdure.benchmarks.point_mass",
     "perdure.evaluate.workers",

@@ -1,7 +1,7 @@
-"""Measure how noise lowers the success of Meta-World's scripted experts; choose five levels per task.
+"""Measure how noise lowers the success of scripted experts; choose five levels per task of `metaworld` or `panda`.
 
-Writes perdure/benchmarks/goals/metaworld_v3_noise.json, or with `--horizon 500` metaworld_v3_noise_500.json; names
-of tasks as arguments renew only those.
+Writes below perdure/benchmarks/goals/: metaworld_v3_noise.json, with `--horizon 500` metaworld_v3_noise_500.json, or
+panda_v3_noise.json; names of tasks as further arguments renew only those.
 
 One noise level is no quality scale: per-step noise ruins the hammer and leaves the window untouched. So for
 each task the first axis that brings success down to a fifth is taken: Gaussian noise, else a stretch of
@@ -16,12 +16,14 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from perdure.benchmarks.continual_world import TASKS
+from perdure.benchmarks import continual_world, panda_env
 from perdure.benchmarks.metaworld_source import NOISE_FILES, MetaWorldSource
+from perdure.benchmarks.panda_source import NOISE_FILE, PandaSource
 from perdure.core.files import read_json, write_atomic
-from perdure.data.roll import Level, episode_generator, roll_episode
+from perdure.data.roll import Level, TaskSource, episode_generator, roll_episode
 
 SEARCH = range(30)
 """Data goals for the search."""
@@ -46,8 +48,8 @@ AXES: list[tuple[float, Callable[[float], Level]]] = [
 class Bench:
     """Successes of one task, each level measured once per set of goals."""
 
-    def __init__(self, task: str, horizon: int):
-        self._source = MetaWorldSource(task, horizon)
+    def __init__(self, source: TaskSource):
+        self._source = source
         self._env, self._expert, self._goals = (
             self._source.environment(),
             self._source.expert(),
@@ -95,8 +97,8 @@ def bisect(bench: Bench, axis: Callable[[float], Level], high: float, target: fl
     return min(tried, key=lambda pair: pair[0])[1]
 
 
-def calibrate(task: str, horizon: int) -> dict[str, Any]:
-    bench = Bench(task, horizon)
+def calibrate(task: str, source: TaskSource) -> dict[str, Any]:
+    bench = Bench(source)
     best = Level()
     if bench.success(best) < BEST:
         best = max(REPEATED, key=bench.success)
@@ -111,18 +113,26 @@ def calibrate(task: str, horizon: int) -> dict[str, Any]:
     return table
 
 
+def write(file: Path, horizon: int, tables: dict[str, Any], order: tuple[str, ...]) -> None:
+    head = json.dumps({"format": 1, "episodes": len(CONFIRM), "horizon": horizon})[:-1]
+    lines = [f' "{name}": {json.dumps(tables[name])}' for name in order if name in tables]
+    write_atomic(file, (head + ', "tasks": {\n' + ",\n".join(lines) + "\n}}\n").encode())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=TASKS)
-    parser.add_argument("--horizon", type=int, choices=list(NOISE_FILES), default=200)
+    parser.add_argument("family", choices=["metaworld", "panda"])
+    parser.add_argument("tasks", nargs="*")
+    parser.add_argument("--horizon", type=int, choices=list(NOISE_FILES), default=200, help="of metaworld")
     arguments = parser.parse_args()
-    file = NOISE_FILES[arguments.horizon]
+    panda = arguments.family == "panda"
+    known = panda_env.TASKS if panda else continual_world.TASKS
+    horizon = panda_env.HORIZON if panda else arguments.horizon
+    file = NOISE_FILE if panda else NOISE_FILES[horizon]
     tables = read_json(file)["tasks"] if file.exists() else {}
-    for task in arguments.tasks:
-        tables[task] = calibrate(task, arguments.horizon)
-        head = json.dumps({"format": 1, "episodes": len(CONFIRM), "horizon": arguments.horizon})[:-1]
-        lines = [f' "{name}": {json.dumps(tables[name])}' for name in TASKS if name in tables]
-        write_atomic(file, (head + ', "tasks": {\n' + ",\n".join(lines) + "\n}}\n").encode())
+    for task in arguments.tasks or known:
+        tables[task] = calibrate(task, PandaSource(task) if panda else MetaWorldSource(task, horizon))
+        write(file, horizon, tables, known)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ STREAMS: dict[str, str] = {
     "ocw10-v3": "perdure.benchmarks.offline_continual_world",
     "ocw20-v3": "perdure.benchmarks.offline_continual_world",
     "ocw10-mt50": "perdure.benchmarks.mt50",
+    "panda3-v3": "perdure.benchmarks.panda",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and
 `stream(name, options, say)`."""

@@ -11,12 +11,11 @@ from typing import Literal
 
 from perdure.benchmarks.metaworld_env import SPEC, MetaWorldFactory, goals
 from perdure.benchmarks.metaworld_source import MetaWorldSource
+from perdure.benchmarks.recorded import recorded
 from perdure.benchmarks.tuned import tuned
 from perdure.core.errors import UsageError
 from perdure.core.task import Goals, Stream, Task, TaskOutline
-from perdure.data.collect import collect
 from perdure.data.names import dataset_folder
-from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
 
 CW10 = (
@@ -187,23 +186,15 @@ def outlines(tasks: tuple[str, ...], recording: Recording) -> list[TaskOutline]:
     """The outline of each task."""
     return [
         TaskOutline(shown, recording.quality, dataset_folder(recording.name(task)), MetaWorldFactory(task, recording.horizon),
-                    goals(task)["probe"][0], recording.episodes * recording.horizon)
+                    goals(task)["probe"][0], recording.episodes * recording.horizon, recording.episodes,
+                    MetaWorldSource(task, recording.horizon))
         for shown, task in zip(task_names(tasks), tasks, strict=True)
     ]  # fmt: skip
 
 
 def datasets(tasks: tuple[str, ...], recording: Recording, say: Callable[[str], None], workers: int = 2) -> list[Dataset]:
     """The dataset of every task, collected first where it is not there yet. Repeated tasks share one."""
-    opened: dict[str, Dataset] = {}
-    for task in dict.fromkeys(tasks):
-        folder = dataset_folder(recording.name(task))
-        if not (folder / "card.json").exists():
-            what = f"{recording.episodes} {recording.quality} episodes of {task}"
-            say(f"collecting {what} into {folder} (scripted policy, no download)")
-        collect(MetaWorldSource(task, recording.horizon), folder, quality=recording.quality, episodes=recording.episodes, seed=0,
-                workers=workers, progress=collecting(task, sparsely(say)))
-        opened[task] = Dataset.open(folder)
-    return [opened[task] for task in tasks]
+    return recorded(outlines(tasks, recording), say, workers)
 
 
 def assembled(

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perdure.benchmarks import metaworld_env
+from perdure.benchmarks import frozen, metaworld_env
 from perdure.core.errors import UsageError, nearest
-from perdure.core.files import read_json
 from perdure.core.spec import Spec
 from perdure.data.roll import Level
 
 NOISE_FILES = {
-    200: Path(__file__).parent / "goals" / "metaworld_v3_noise.json",
-    500: Path(__file__).parent / "goals" / "metaworld_v3_noise_500.json",
+    200: frozen.FOLDER / "metaworld_v3_noise.json",
+    500: frozen.FOLDER / "metaworld_v3_noise_500.json",
 }
 """Steps per episode -> the ladders measured with so many. The one of 500 steps holds only the tasks whose ladder
 of 200 steps is none at 500, as every level then has the time to succeed."""
@@ -67,16 +64,10 @@ class MetaWorldSource:
         Raises:
             UsageError: the task was not calibrated.
         """
-        rows = measured(self.task, self.horizon)["levels"]
-        return tuple(Level(row["noise"], row["random"], row["tries"]) for row in rows)
+        return frozen.ladder(measured(self.task, self.horizon))
 
     def versions(self) -> dict[str, str]:
         return metaworld_env.versions()
-
-
-@cache
-def _noise_tables(steps: int) -> dict[str, Any]:
-    return read_json(NOISE_FILES[steps])["tasks"]
 
 
 def measured(task: str, horizon: int = 200) -> dict[str, Any]:
@@ -91,7 +82,7 @@ def measured(task: str, horizon: int = 200) -> dict[str, Any]:
     """
     nearer = min(NOISE_FILES, key=lambda steps: abs(steps - horizon))
     for steps in (nearer, 200):
-        tables = _noise_tables(steps)
+        tables = frozen.tasks_of(NOISE_FILES[steps])
         if task in tables:
             return tables[task]
     raise UsageError(f"Meta-World task '{task}' has no noise ladder{nearest(task, tables)}; take quality 'expert'")

@@ -13,13 +13,11 @@ from rich.text import Text
 from tyro.conf import arg
 
 from perdure.benchmarks import STREAMS
-from perdure.benchmarks.continual_world import TASKS, Recording, check_recording
-from perdure.benchmarks.metaworld_env import MetaWorldFactory
-from perdure.benchmarks.metaworld_source import MetaWorldSource
+from perdure.benchmarks.continual_world import TASKS, Recording, check_recording, outlines
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.core.errors import UsageError, nearest
+from perdure.core.task import TaskOutline
 from perdure.data.collect import collect
-from perdure.data.names import dataset_folder
 from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
 from perdure.streams import outline
@@ -36,8 +34,8 @@ class Options:
     quality: Literal["default", "expert", "mixed", "suboptimal"] = "default"
     """expert: no noise; mixed: a noise ladder calibrated per task; suboptimal: its lower half. default: the stream's own,
     expert for one task."""
-    episodes: int = 100
-    """Per task."""
+    episodes: int = 0
+    """Per task; 0: the stream's own, 100 for one task."""
     horizon: int = 0
     """Steps per episode; 0: the stream's own, 200 for one task."""
     workers: int = 2
@@ -51,18 +49,18 @@ def main(argv: list[str]) -> int:
         return print_help(Options, "collect", *EXAMPLES)
     options = parse(Options, argv, "collect", EXAMPLES[0])
     tasks = _tasks(options)
-    for place, (task, recording) in enumerate(tasks.items()):
-        folder = dataset_folder(recording.name(task) + (f"-seed{options.seed}" if options.seed else ""))
-        _collect(task, folder, recording, options, f"{task} ({place + 1} of {len(tasks)})")
+    for place, task in enumerate(tasks):
+        folder = Path(f"{task.folder}-seed{options.seed}" if options.seed else str(task.folder))
+        _collect(task, folder, options, f"{task.source.task} ({place + 1} of {len(tasks)})")
         data = Dataset.open(folder)
-        rate = sum(map(bool, data.successes)) / len(data)
-        made = f"{len(data)} {recording.quality} episodes, {data.transitions} transitions, success {rate:.2f}"
+        rate, returned = sum(map(bool, data.successes)) / len(data), data.returns.mean()
+        made = f"{len(data)} {task.quality} episodes, {data.transitions} transitions, success {rate:.2f}, return {returned:.2f}"
         print(f"{folder}: {made}", flush=True)
     return 0
 
 
-def _tasks(options: Options) -> dict[str, Recording]:
-    """Each different task to collect, and what of it."""
+def _tasks(options: Options) -> list[TaskOutline]:
+    """Each different task to collect."""
     if options.what in STREAMS:
         return _of_stream(options)
     task = options.what.removesuffix("-v3")
@@ -70,30 +68,26 @@ def _tasks(options: Options) -> dict[str, Recording]:
         known = [*(name for name in STREAMS if any(entry.steps for entry in outline(name, {}))), *TASKS]
         raise UsageError(f"unknown stream or task '{options.what}'{nearest(options.what, known) or '; see `perdure streams`'}")
     quality = "expert" if options.quality == "default" else options.quality
-    horizon = options.horizon or 200
-    check_recording(options.episodes, horizon)
-    return {task: Recording(quality, options.episodes, horizon)}
+    episodes, horizon = options.episodes or 100, options.horizon or 200
+    check_recording(episodes, horizon)
+    return outlines((task,), Recording(quality, episodes, horizon))
 
 
-def _of_stream(options: Options) -> dict[str, Recording]:
+def _of_stream(options: Options) -> list[TaskOutline]:
     plain = outline(options.what, {})
     if not any(task.steps for task in plain):
         made = "is made in memory" if all(task.folder is None for task in plain) else "reads published episodes"
         raise UsageError(f"the stream {options.what} {made}; there is nothing to collect")
-    asked: dict[str, Any] = {"episodes": options.episodes}
+    asked: dict[str, Any] = {"episodes": options.episodes} if options.episodes else {}
     asked |= {"quality": options.quality} if options.quality != "default" else {}
     asked |= {"horizon": options.horizon} if options.horizon else {}
-    found = {}
-    for task in outline(options.what, asked):
-        assert isinstance(task.env, MetaWorldFactory)
-        found[task.env.task] = Recording(task.quality, options.episodes, task.env.horizon)
-    return found
+    return list({task.folder: task for task in outline(options.what, asked)}.values())
 
 
-def _collect(task: str, folder: Path, recording: Recording, options: Options, label: str) -> None:
+def _collect(task: TaskOutline, folder: Path, options: Options, label: str) -> None:
     """One dataset, with live progress."""
     console = Console(file=sys.stderr, highlight=False, markup=False)
     with Live(Text(label), console=console, refresh_per_second=4, transient=True) as live:
         show = (lambda text: live.update(Text(text))) if console.is_terminal else sparsely(console.print)
-        collect(MetaWorldSource(task, recording.horizon), folder, quality=recording.quality, episodes=recording.episodes,
-                seed=options.seed, workers=options.workers, progress=collecting(label, show))
+        collect(task.source, folder, quality=task.quality, episodes=task.episodes, seed=options.seed, workers=options.workers,
+                progress=collecting(label, show))

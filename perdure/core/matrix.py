@@ -41,7 +41,7 @@ MOST_TASKS = 1000
 @dataclass(frozen=True)
 class Episode:
     """One evaluation episode: reported score, success (None: not defined), length in environment steps, raw
-    return (None where the episode ends at the first success, so that its return would not be comparable)."""
+    return (None where the episode was ended at its first success, so that its return would not be comparable)."""
 
     score: float
     success: bool | None = None
@@ -172,6 +172,15 @@ class ScoreMatrix:
         for learned, task in self.cells:
             mean = self.mean(learned, task)
             values[learned, task] = np.nan if mean is None else mean
+        return values
+
+    def raw_returns(self) -> np.ndarray:
+        """(N+1, N) float64 of mean raw returns in environment units; NaN where an episode of the cell has none."""
+        values = np.full((self.n + 1, self.n), np.nan)
+        for place, cell in self.cells.items():
+            found = [episode.raw_return for episode in cell.episodes]
+            if found and None not in found:
+                values[place] = np.mean(np.asarray(found, np.float64))
         return values
 
     # -- scores.json ------------------------------------------------------------------------------

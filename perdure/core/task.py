@@ -78,6 +78,13 @@ class Task:
     score: ScoreScale = field(default_factory=ScoreScale)
     text: str = ""
     """What the task is, in words."""
+    to_horizon: bool = False
+    """Evaluation episodes go on after their success, so that their raw returns can be compared; otherwise they end with it."""
+
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether an evaluation episode ends at its first success."""
+        return self.score.kind == "success" and not self.to_horizon
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,10 @@ class TaskOutline:
     """Any goal that this simulator knows."""
     steps: int = 0
     """Environment steps that collecting the data takes."""
+    episodes: int = 0
+    """Episodes that collecting the data makes."""
+    source: Any = None
+    """The `perdure.data.roll.TaskSource` that makes the data, where a scripted expert does."""
 
     @property
     def present(self) -> bool:

@@ -122,7 +122,7 @@ class StreamEvaluator:
             return rollout(
                 method.actor(index), task.env, listed[:episodes], spec=task.spec, seed=self.seed, place=place,
                 episode_place=(index, goals), scale=task.score, slots=self.config.slots, pool=self.pools.get(task.env),
-                stop_at_success=task.score.kind == "success", device=self.device,
+                stop_at_success=task.stops_at_success, device=self.device,
             )  # fmt: skip
         finally:
             method.train(training)

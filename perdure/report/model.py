@@ -90,6 +90,8 @@ RESULTS = tuple(
     for key, definition in DEFINITIONS.items()
 )
 
+RAW_RETURN = Column("raw_return", "raw return at the end, mean over tasks", "Raw return", "score", "results")
+
 ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
 
 TIMES = ("train_seconds", "train_cpu_seconds")
@@ -119,7 +121,8 @@ def build(collection: Collection) -> Table:
     first = collection.first
     rows = tuple(_row(group) for group in collection.groups)
     errors = any(run.matrix.action_error for run in collection.runs)
-    columns = (*RESULTS, *((ACTION_ERROR,) if errors else ()), *FOOTPRINT)
+    returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
+    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *FOOTPRINT)
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
 
@@ -135,6 +138,7 @@ def _row(group: Group) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
+    entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
     for key in COUNTS:
         entries[key] = _numbers(group, _footprint(key), "not recorded")
     for key in TIMES:
@@ -186,6 +190,12 @@ def _footprint(key: str) -> Callable[[RunResult], float | None]:
 
 def _seconds(key: str) -> Callable[[RunResult], float | None]:
     return lambda run: run.seconds(key)
+
+
+def _raw_return(run: RunResult) -> float | None:
+    """Mean over tasks of the mean raw return after the last task; None if an episode has none."""
+    mean = float(run.matrix.raw_returns()[-1].mean())
+    return None if math.isnan(mean) else mean
 
 
 def _action_error(run: RunResult) -> float | None:

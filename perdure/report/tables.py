@@ -53,8 +53,17 @@ def terminal(table: Table) -> rich.console.Group:
         # Single values of 2 to 4 seeds would not fit; they are in the files.
         cells = [_terminal_cell(row, column) for column in columns]
         shown.add_row(Text(row.name), str(len(row.seeds)), *map(Text, cells))
-    below = "\n".join([*protocol_lines(table), *remarks(table)])
+    below = "\n".join([*_return_line(table), *protocol_lines(table), *remarks(table)])
     return Group(Text(table.title, style="bold"), shown, Text(below, style="dim"))
+
+
+def _return_line(table: Table) -> list[str]:
+    """Raw returns in one sentence, where episodes go on after success: they are not a column that would fit."""
+    column = next((column for column in table.columns if column.key == "raw_return"), None)
+    if column is None:
+        return []
+    values = ", ".join(f"{row.name} {show(row.entries[column.key], column, spread=False)}" for row in table.rows)
+    return [f"{column.title.capitalize()}: {values}."]
 
 
 def _terminal_cell(row: Row, column: Column) -> str:

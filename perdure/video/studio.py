@@ -108,7 +108,7 @@ class Studio:
         """
         if task.env is None:
             raise UsageError("it has data only and no simulator")
-        camera = Filmed(opened(task.env), self.size, task.env.horizon, task.score.kind == "success")
+        camera = Filmed(opened(task.env), self.size, task.env.horizon, task.stops_at_success)
         camera.reset(seed=0, options={"goal": list(task.goals.final[0]) if task.goals.final else None})
         return camera
 

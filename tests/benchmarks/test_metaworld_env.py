@@ -168,3 +168,20 @@ def test_a_frame_is_upright():
             assert sky < 5 < floor  # plain above, floor and table legs below
             return
     pytest.skip("nothing here renders")
+
+
+def test_touching_is_what_metaworld_itself_answers():
+    """On every question of an episode in which the gripper takes and holds the object."""
+    env = MetaWorldFactory("push")()
+    raw, answers = env._env, []
+    ours = raw.touching_object
+
+    def both(geom):
+        theirs = type(raw).touching_object(raw, geom)
+        answers.append((ours(geom), bool(theirs)))
+        return theirs
+
+    raw.touching_object = both
+    rollout(env, expert("push"), goals("push")["data"][0], steps=80)
+    assert all(mine == theirs for mine, theirs in answers)
+    assert {theirs for _, theirs in answers} == {True, False}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perdure.benchmarks import continual_world, offline_continual_world
+from perdure.benchmarks import continual_world, offline_continual_world, recorded
 from perdure.benchmarks.continual_world import CW10, CWTUNE, SHUFFLED
 from perdure.benchmarks.metaworld_env import SPEC
 from perdure.benchmarks.metaworld_source import MetaWorldSource, measured
@@ -42,11 +42,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERDURE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(continual_world, "collect", recorded)
+    monkeypatch.setattr(recorded, "collect", rolled_at_random)
     return tmp_path
 
 
-def recorded(source, folder, *, quality, episodes, **rest):
+def rolled_at_random(source, folder, *, quality, episodes, **rest):
     if not (folder / "card.json").exists():
         rng, ends = np.random.default_rng(len(source.task)), np.arange(source.horizon) == source.horizon - 1
         rolled = [

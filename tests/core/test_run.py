@@ -233,7 +233,7 @@ def test_another_fingerprint_is_named_and_marks_the_result(tmp_path):
         execute(config(), tmp_path / "run", change=stop_at(1, "train", 3))
     progress = Telling()
     here = {"machine": "other", "torch": torch.__version__}
-    with patch("perdure.experiment.fingerprint", lambda device: here):
+    with patch("perdure.experiment.fingerprint", lambda device, stream: here):
         matrix = execute(config(), tmp_path / "run", progress=progress)
     assert "machine was " in progress.said[0]
     assert "is 'other'" in progress.said[0]
