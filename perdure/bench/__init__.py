@@ -56,7 +56,7 @@ def run_bench(
     """Run the measures, print them, and return them as JSON values.
 
     Args:
-        measures: names from `MEASURES`; None runs all (about fifteen minutes on a free machine).
+        measures: names from `MEASURES`; None runs all (about twenty minutes on a free machine).
         rounds: alternating rounds per measure, 7 or more; step overheads take 15 at least.
         cpu_time: judge by CPU time of this process, which a busy machine disturbs less; otherwise by wall time, and no
             verdict is given when the load exceeds the cores.

@@ -17,10 +17,11 @@ EXAMPLE = "perdure bench"
 @dataclass(frozen=True)
 class Options:
     """Measure the library against plain reference code in alternating rounds, with one thread; equal results are checked
-    first. All measures take about fifteen minutes; close other programs."""
+    first. All measures take about twenty minutes; close other programs."""
 
     measures: Annotated[tuple[str, ...], arg(metavar="[MEASURE ...]", help_behavior_hint="")]
-    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, training, saving, stream, sweep."""
+    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, training, saving, stream, sweep,
+    memory."""
     rounds: int = LEAST_ROUNDS
     """Alternating rounds of each measure."""
     cpu_time: bool = False

@@ -32,11 +32,16 @@ def test_gradient_of_the_mean_over_valid_steps_and_channels(policy, stream):
 
 @pytest.mark.parametrize(
     ("method", "option", "value"),
-    [("ewc", "merge", "online"), ("ewc", "fisher", "empirical"), ("mas", "normalise", False), ("rwalk", "damping", 0.5),
+    [("ewc", "decay", 0.9), ("ewc", "fisher", "empirical"), ("mas", "importance_batch", 8), ("rwalk", "damping", 0.5),
      ("vcl", "log_variance", -3.0), ("lwf", "temperature", 1.0)],
 )  # fmt: skip
 def test_replaced_options_are_refused(method, option, value):
     config(method, **{option: value})
-    plain = {"interval": 50} if method == "rwalk" else {}  # the default, in place of that of tiny runs
     with pytest.raises(UsageError, match=rf"method\.{option} is {value!r} and method\.compat true, which replaces it"):
-        config(method, compat=True, **plain, **{option: value})
+        config(method, compat=True, **{option: value})
+
+
+def test_the_config_says_what_runs():
+    assert config("ewc", compat=True).method_config | {"merge": "online", "decay": 0.5, "fisher_batches": 1, "fisher_batch": 32,
+                                                       "normalise": False} == config("ewc", compat=True).method_config
+    assert config("mas", compat=True, normalise=False) == config("mas", compat=True)
