@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from quick import quick
 
-from perdure.benchmarks import offline_continual_world, panda, panda_layout, panda_source
+from perdure.benchmarks import atari, atari_env, atari_source, offline_continual_world, panda, panda_layout, panda_source
 from perdure.benchmarks.continual_world import CW10, CWTUNE, ORDERS, QUALITY, SHUFFLED
 from perdure.benchmarks.metaworld_source import measured
 from perdure.cli import VERBS, main
@@ -230,6 +230,17 @@ def test_the_page_of_panda_agrees_with_the_code():
         key: [str(panda_layout.size(key)), unit, *("" if key in panda_layout.ABSENT[task] else "yes" for task in panda.TASKS)]
         for key, (unit, _) in panda_layout.BLOCKS.items()
     }
+
+
+def test_the_page_of_atari_agrees_with_the_code():
+    page = DOCS / "benchmarks" / "atari.md"
+    assert [(row[0], row[1], row[2]) for row in table(page, "stream")] == [
+        (name, ", ".join(games), atari.Options().quality) for name, games in atari.ORDERS.items()
+    ]
+    points = {game: [f"{x:.1f}" for x in (*atari_source.measured(game).values(), *atari_source.REFERENCES[game])]
+              for game in atari_source.PLAYERS}
+    assert {row[0]: row[1:] for row in table(page, "game") if len(row) == 5} == points
+    assert ", ".join(str(len(names)) for names in atari_env.MINIMAL.values()) in page.read_text()
 
 
 def test_the_page_of_offline_continual_world_agrees_with_the_code():

@@ -34,8 +34,8 @@ def test_every_check_is_there_and_json():
     checks = examine()
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
-    expected = {"python", "torch", "numpy", "pillow", "extra metaworld", "extra panda", "metaworld starts", "rendering", "cores",
-                "memory", "data folder", "runs folder", "cache folder"}
+    expected = {"python", "torch", "numpy", "pillow", "extra metaworld", "extra panda", "extra atari", "metaworld starts",
+                "rendering", "cores", "memory", "data folder", "runs folder", "cache folder"}
     assert expected <= set(names)
     assert json.loads(json.dumps([asdict(check) for check in checks]))[0]["name"] == "python"
     for check in checks:

@@ -50,11 +50,8 @@ class Bench:
 
     def __init__(self, source: TaskSource):
         self._source = source
-        self._env, self._expert, self._goals = (
-            self._source.environment(),
-            self._source.expert(),
-            self._source.goals(),
-        )
+        self._env, self._goals = source.environment(), source.goals()
+        self._expert = source.expert(self._env)
         self._known: dict[tuple[Level, range], float] = {}
 
     def success(self, level: Level, episodes: range = SEARCH) -> float:

@@ -29,6 +29,7 @@ MEASURES: dict[str, str] = {
     "optimizer": "perdure.bench.weights:optimizer",
     "steps": "perdure.bench.steps:steps",
     "growth": "perdure.bench.steps:growth",
+    "routing": "perdure.bench.routing:routing",
     "training": "perdure.bench.training:training",
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",

@@ -16,12 +16,16 @@ REPLAYING = ("er", "der", "agem", "clonex")
 DISTILLING = ("lwf",)
 """One old head in the second task."""
 
+MASKING = ("tsn", "tsn_affinity")
+"""Methods that learn which weights a task uses, with a score per weight."""
+
 REPORTED = ("vcl", "pnn", "frozen_trunk")
 
 BOUNDS = {
     **{(name, "bc"): 1.25 for name in LIGHT}, **{(name, "dt"): 1.15 for name in LIGHT},
     **{(name, policy): 2.3 for name in REPLAYING for policy in ("bc", "dt")},
     **{(name, policy): 1.4 for name in DISTILLING for policy in ("bc", "dt")},
+    **{(name, "bc"): 2.0 for name in MASKING}, **{(name, "dt"): 1.3 for name in MASKING},
 }  # fmt: skip
 """Targets at the cpu profile's sizes, where the fixed costs of a method weigh most; the paper's sizes are reported."""
 
@@ -42,7 +46,7 @@ def steps(bench: Bench) -> list[Figure]:
     views = Views(stream(bench.scale), bench.device)
     figures = []
     for policy, profile in SIZES:
-        names = (*LIGHT, *REPLAYING, *DISTILLING, *REPORTED) if profile == "cpu" else ("ewc", "packnet", "er")
+        names = (*LIGHT, *REPLAYING, *DISTILLING, *MASKING, *REPORTED) if profile == "cpu" else ("ewc", "packnet", "er")
         learners = {"finetune": Learner("finetune", policy, profile, bench.scale, views),
                     "finetune again": Learner("finetune", policy, profile, bench.scale, views)}
         for name in names:

@@ -56,7 +56,8 @@ class Scale:
     """Updates per task of the miniature stream; None keeps the toy's own."""
     growing: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
     """Tasks of the streams whose last task is timed."""
-
+    routed: tuple[int, ...] = (10, 100, 1000)
+    """Earlier tasks that routing chooses among."""
     sweep_runs: int = 4
     """Runs of the sweep that is timed."""
     sweep_steps: int = 1000

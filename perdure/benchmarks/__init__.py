@@ -15,6 +15,7 @@ STREAMS: dict[str, str] = {
     "ocw20-v3": "perdure.benchmarks.offline_continual_world",
     "ocw10-mt50": "perdure.benchmarks.mt50",
     "panda3-v3": "perdure.benchmarks.panda",
+    "atari5-v5": "perdure.benchmarks.atari",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and
 `stream(name, options, say)`."""

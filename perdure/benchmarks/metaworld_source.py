@@ -47,7 +47,7 @@ class MetaWorldSource:
     def environment(self) -> metaworld_env.MetaWorldEnv:
         return metaworld_env.MetaWorldFactory(self.task, self.horizon)()
 
-    def expert(self) -> Callable[[np.ndarray], np.ndarray]:
+    def expert(self, env: Any = None) -> Callable[[np.ndarray], np.ndarray]:
         policy = metaworld_env.expert(self.task)
 
         def act(obs: np.ndarray) -> np.ndarray:

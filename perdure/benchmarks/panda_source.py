@@ -50,7 +50,7 @@ class PandaSource:
     def environment(self) -> panda_env.PandaEnv:
         return panda_env.PandaFactory(self.task, self.variant, "separate")()
 
-    def expert(self) -> Expert:
+    def expert(self, env: Any = None) -> Expert:
         places, script = Layout(self.task, "separate").own, SCRIPTS[self.task]
 
         def act(obs: np.ndarray) -> np.ndarray:

@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
         folder = Path(f"{task.folder}-seed{options.seed}" if options.seed else str(task.folder))
         _collect(task, folder, options, f"{task.source.task} ({place + 1} of {len(tasks)})")
         data = Dataset.open(folder)
-        rate, returned = sum(map(bool, data.successes)) / len(data), data.returns.mean()
-        made = f"{len(data)} {task.quality} episodes, {data.transitions} transitions, success {rate:.2f}, return {returned:.2f}"
+        known = [success for success in data.successes if success is not None]
+        rate = f"success {sum(known) / len(known):.2f}, " if known else ""
+        made = f"{len(data)} {task.quality} episodes, {data.transitions} transitions, {rate}return {data.returns.mean():.2f}"
         print(f"{folder}: {made}", flush=True)
     return 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,33 @@ MOST_TASKS = 1000
 @dataclass(frozen=True)
 class Episode:
     """One evaluation episode: reported score, success (None: not defined), length in environment steps, raw
-    return (None where the episode was ended at its first success, so that its return would not be comparable)."""
+    return (None where the episode was ended at its first success, so that its return would not be comparable),
+    and, where the return is the score, the clipped one: the sum of the signs of the rewards."""
 
     score: float
     success: bool | None = None
     length: int = 0
     raw_return: float | None = None
+    clipped_return: float | None = None
+    trace: str = field(default="", compare=False)
+    """Digest of actions and rewards, which tells episodes apart; not in `scores.json`."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.score):
             raise UsageError(f"score of an episode is {self.score}; it must be a finite number")
-        if self.raw_return is not None and not math.isfinite(self.raw_return):
-            raise UsageError(f"raw_return of an episode is {self.raw_return}; it must be finite or null")
+        for name in ("raw_return", "clipped_return"):
+            value = self.__dict__[name]
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name} of an episode is {value}; it must be finite or null")
 
     def to_json(self) -> dict[str, Any]:
+        clipped = {} if self.clipped_return is None else {"clipped_return": float(self.clipped_return)}
         return {
             "score": float(self.score),
             "success": None if self.success is None else bool(self.success),
             "length": int(self.length),
             "raw_return": None if self.raw_return is None else float(self.raw_return),
+            **clipped,
         }
 
 
@@ -70,6 +78,8 @@ class Cell:
     episodes: tuple[Episode, ...]
     goals: str = "final"
     reason: str | None = None
+    distinct: int | None = None
+    """How many of the episodes differ from one another, where some do not."""
 
 
 @dataclass
@@ -110,7 +120,10 @@ class ScoreMatrix:
     def set_cell(self, learned: int, task: int, episodes: Iterable[Episode], goals: str = "final") -> None:
         """Store the episodes of `task` after `learned` tasks, in goal order; replaces the cell."""
         self._check_place(learned, task)
-        self.cells[learned, task] = Cell(_some(episodes, f"cell (learned {learned}, task {task})"), goals)
+        kept = _some(episodes, f"cell (learned {learned}, task {task})")
+        traces = {episode.trace for episode in kept}
+        same = "" not in traces and len(traces) < len(kept)
+        self.cells[learned, task] = Cell(kept, goals, distinct=len(traces) if same else None)
 
     def null_cell(self, learned: int, task: int, reason: str) -> None:
         """Store that the cell has no score and why, in words."""
@@ -174,11 +187,12 @@ class ScoreMatrix:
             values[learned, task] = np.nan if mean is None else mean
         return values
 
-    def raw_returns(self) -> np.ndarray:
-        """(N+1, N) float64 of mean raw returns in environment units; NaN where an episode of the cell has none."""
+    def raw_returns(self, clipped: bool = False) -> np.ndarray:
+        """(N+1, N) float64 of mean raw returns in environment units, or of clipped ones; NaN where an episode of the cell has
+        none."""
         values = np.full((self.n + 1, self.n), np.nan)
         for place, cell in self.cells.items():
-            found = [episode.raw_return for episode in cell.episodes]
+            found = [episode.clipped_return if clipped else episode.raw_return for episode in cell.episodes]
             if found and None not in found:
                 values[place] = np.mean(np.asarray(found, np.float64))
         return values
@@ -218,6 +232,9 @@ class ScoreMatrix:
             else:
                 goals = _get(entry, "goals", str, "cells") if "goals" in entry else "final"
                 matrix.set_cell(learned, task, _read_episodes(entry, "cells"), goals)
+                if "distinct" in entry:
+                    distinct = _get(entry, "distinct", int, "cells")
+                    matrix.cells[learned, task] = replace(matrix.cells[learned, task], distinct=distinct)
         for entry in _entries(value, "curve"):
             point = _get(entry, "task", int, "curve"), float(_get(entry, "fraction", float, "curve"))
             if point in matrix.curve:
@@ -254,7 +271,8 @@ def _cell_to_json(learned: int, task: int, cell: Cell) -> dict[str, Any]:
     if cell.reason is not None:
         return {"learned": learned, "task": task, "null": cell.reason}
     episodes = [episode.to_json() for episode in cell.episodes]
-    return {"learned": learned, "task": task, "goals": cell.goals, "episodes": episodes}
+    distinct = {} if cell.distinct is None else {"distinct": cell.distinct}
+    return {"learned": learned, "task": task, "goals": cell.goals, **distinct, "episodes": episodes}
 
 
 WORDS = {
@@ -301,11 +319,12 @@ def _read_episodes(entry: dict[str, Any], where: str) -> list[Episode]:
     episodes = []
     for e in _entries(entry, "episodes"):
         success = None if e.get("success") is None else _get(e, "success", bool, where)
-        raw = None if e.get("raw_return") is None else float(_get(e, "raw_return", float, where))
+        raw, clipped = (None if e.get(name) is None else float(_get(e, name, float, where))
+                        for name in ("raw_return", "clipped_return"))
         length = _get(e, "length", int, where)
         if length < 0:
             raise UsageError(f"{where}.length is {length}; an episode has 0 or more environment steps")
-        episodes.append(Episode(float(_get(e, "score", float, where)), success, length, raw))
+        episodes.append(Episode(float(_get(e, "score", float, where)), success, length, raw, clipped))
     return episodes
 
 

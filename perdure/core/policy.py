@@ -6,10 +6,11 @@ policy's own, so a mask, an adapter or a posterior sample is a dict and nothing 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from perdure.core.spec import Spec
 
 Weights = Mapping[str, Tensor]
 Carry = dict[str, Tensor]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,24 @@ class Policy(nn.Module, ABC):
             return self(batch)
         return functional_call(self, dict(weights), (batch,))
 
+    def folded(self, weights: Weights | None) -> Self:
+        """This policy with `weights` in place of the parameters they name, for acting: it shares all else, and a forward pass
+        costs what one of the policy itself does, where `predict` swaps tensors every time."""
+        return _twin(self, {name: tensor.detach() for name, tensor in weights.items()}) if weights else self
+
     def loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
         """(B,) negative log-likelihood of the logged actions, mean over valid steps."""
         nll = self.predict(batch, weights).negative_log_likelihood(batch.action)
         return (nll * batch.valid).sum(-1) / batch.valid.sum(-1)
+
+
+def _twin(module: M, weights: Weights, prefix: str = "") -> M:
+    """A shallow copy of a module and all in it, with other parameters where `weights` names them."""
+    twin = copy.copy(module)
+    twin._parameters = {
+        name: Parameter(weights[prefix + name], requires_grad=False) if prefix + name in weights else p
+        for name, p in module._parameters.items()
+    }
+    twin._modules = {name: child if child is None else _twin(child, weights, f"{prefix}{name}.")
+                     for name, child in module._modules.items()}
+    return twin

@@ -238,6 +238,9 @@ class Run:
                 error = self.evaluator.action_error(self.method, task) if task < learned else None
             if scores:
                 self.matrix.set_cell(learned, task, scores)
+                if len(scores) > 1 and self.matrix.cells[learned, task].distinct == 1:
+                    self.progress.say(f"all {len(scores)} episodes of {self.stream.tasks[task].name} are the same, action by"
+                                      " action, so they say no more than one")
             else:
                 self.matrix.null_cell(learned, task, "the task has neither a simulator nor a holdout split")
             if error is not None:

@@ -26,12 +26,20 @@ class Box:
     high: tuple[float, ...] | None = None
     names: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+    stack: int = 1
+    """An image is this many successive frames, joined along the first axis (the first frame of an episode is repeated); a
+    dataset stores every frame once."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "uint8"):
             raise UsageError(f"dtype is {self.dtype!r}; a space is 'float32' or 'uint8'")
         if not self.shape or any(type(n) is not int or n < 1 for n in self.shape) or self.size > LARGEST_SPACE:
             raise UsageError(f"shape is {list(self.shape)}; it needs positive whole numbers, {LARGEST_SPACE} values at most")
+        if type(self.stack) is not int or self.stack < 1 or self.shape[0] % self.stack:
+            raise UsageError(f"stack is {self.stack!r}; the {self.shape[0]} channels of shape {list(self.shape)} must be a"
+                             " multiple of it")
+        if self.stack > 1 and self.dtype != "uint8":
+            raise UsageError(f"stack is {self.stack} for {self.dtype}; only images are stacked")
         for field in ("low", "high", "names", "units"):
             values = self.__dict__[field]
             if values and len(values) != self.size:
@@ -42,6 +50,11 @@ class Box:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def stored(self) -> Box:
+        """What a dataset stores per step: this space, or one frame of it where frames are stacked."""
+        return self if self.stack == 1 else Box((self.shape[0] // self.stack, *self.shape[1:]), self.dtype)
 
     @property
     def key(self) -> str:
@@ -99,6 +112,8 @@ class Spec:
             return f"obs is {self.obs_key} here and {other.obs_key} there"
         if self.action_key != other.action_key:
             return f"action is {self.action_key} here and {other.action_key} there"
+        if self.obs.stack != other.obs.stack:
+            return f"obs.stack is {self.obs.stack} here and {other.obs.stack} there"
         if isinstance(self.action, Box) and isinstance(other.action, Box):
             for field in ("low", "high"):
                 mine, theirs = self.action.__dict__[field], other.action.__dict__[field]
@@ -125,7 +140,7 @@ def _box_to_json(space: Box) -> dict[str, Any]:
     for field in ("low", "high", "names", "units"):
         if space.__dict__[field]:
             fields[field] = list(space.__dict__[field])
-    return fields
+    return fields if space.stack == 1 else fields | {"stack": space.stack}
 
 
 def _space_to_json(space: Box | Discrete) -> dict[str, Any]:
@@ -146,7 +161,8 @@ def _space_from_json(field: str, value: Any) -> Box | Discrete:
         if any(not math.isfinite(x) for bound in bounds.values() if bound for x in bound):
             raise UsageError("bounds must be finite numbers")
         units = tuple(str(unit) for unit in value.get("units", ()))
-        return Box(tuple(value["shape"]), str(value.get("dtype", "float32")), bounds["low"], bounds["high"], names, units)
+        return Box(tuple(value["shape"]), str(value.get("dtype", "float32")), bounds["low"], bounds["high"], names, units,
+                   value.get("stack", 1))
     except UsageError as problem:
         raise UsageError(f"spec.{field}: {problem}") from None
     except (KeyError, TypeError, ValueError, OverflowError) as problem:

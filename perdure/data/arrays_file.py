@@ -40,7 +40,7 @@ def layout(spec: Spec, lengths: list[int]) -> Layout:
     if isinstance(spec.action, Box):
         action = (np.dtype("float32"), (steps, *spec.action.shape))
     return {
-        "observations": (np.dtype(spec.obs.dtype), (steps + len(lengths), *spec.obs.shape)),
+        "observations": (np.dtype(spec.obs.dtype), (steps + len(lengths), *spec.obs.stored.shape)),
         "actions": action,
         "rewards": (np.dtype("float32"), (steps,)),
         "terminated": (np.dtype("bool"), (steps,)),

@@ -83,7 +83,7 @@ def _levels(dataset: Dataset) -> list[dict[str, Any]]:
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Counts, returns, success, channels, levels, split and size of a dataset, as plain JSON values."""
     card, spec = dataset.card, dataset.spec
-    observations = channel_statistics(dataset.array("observations"), spec.obs)
+    observations = channel_statistics(dataset.array("observations"), spec.obs.stored)
     if isinstance(spec.action, Box):
         actions: Any = channel_statistics(dataset.array("actions"), spec.action)
         constant = [row["name"] for row in actions if row["constant"]]

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 AGAIN = "finished episodes are kept, so the same command again goes on from here"
 
-Expert = Callable[[np.ndarray], np.ndarray]
-"""From one observation (*O) to one action (A,) in environment units, which may leave the bounds."""
+Expert = Callable[[np.ndarray], Any]
+"""From one observation (*O) to one action: (A,) in environment units, which may leave the bounds, or a number."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Level:
     """How the expert is disturbed in one episode; the default leaves it alone."""
 
     noise: float = 0.0
-    """Standard deviation of the Gaussian noise on every action, in half widths of the action's range."""
+    """Standard deviation of the Gaussian noise on every action, in half widths of the action's range; of discrete actions,
+    the share that is drawn at random instead."""
     random: float = 0.0
     """Share of the horizon that one stretch of uniformly random actions takes, at a random place."""
     tries: int = 1
@@ -71,7 +72,9 @@ class TaskSource(Protocol):
 
     def environment(self) -> gymnasium.Env: ...
 
-    def expert(self) -> Expert: ...
+    def expert(self, env: Any) -> Expert:
+        """The scripted policy, for `env`, one of `environment()`; some read more of it than its observations."""
+        ...
 
     def goals(self) -> Sequence[tuple[float, ...]]:
         """Goal of each episode; none of them is used for evaluation."""
@@ -110,9 +113,6 @@ def roll_episode(
         expert: its action is clipped before noise is added: several scripted policies ask for many times the
             largest action, and noise on that would vanish in the clipping.
         after_success: steps the episode goes on after its first success; None lets it run to the horizon.
-
-    Raises:
-        UsageError: the actions are discrete.
     """
     trajectory = _attempt(env, expert, goal, level, generator, spec, horizon, after_success)
     for _ in range(level.tries - 1):
@@ -132,16 +132,7 @@ def _attempt(
     horizon: int,
     after_success: int | None,
 ) -> Trajectory:
-    if not isinstance(spec.action, Box):
-        raise UsageError(
-            "the task has discrete actions; collect adds Gaussian noise, which needs continuous ones"
-        )
-    low, high = np.asarray(spec.action.low, np.float32), np.asarray(spec.action.high, np.float32)
-    # all draws come first, so that none depends on how long the episode lasts
-    noise = generator.standard_normal((horizon, len(low))) * level.noise * (high - low) / 2
-    uniform = generator.uniform(low, high, (horizon, len(low)))
-    stretch = round(level.random * horizon)
-    start = int(generator.integers(horizon - stretch + 1))
+    disturbed = _disturbed(level, generator, spec, horizon)
     seed = int(generator.integers(2**31))
 
     obs, _ = env.reset(seed=seed, options={"goal": list(goal)})
@@ -150,9 +141,7 @@ def _attempt(
     terminated = truncated = False
     last = horizon - 1
     for step in range(horizon):
-        wanted = np.clip(expert(observations[-1]), low, high) + noise[step]
-        chosen = uniform[step] if start <= step < start + stretch else wanted
-        action = np.clip(chosen, low, high).astype(np.float32)
+        action = disturbed(expert(observations[-1]), step)
         obs, reward, terminated, truncated, info = env.step(action)
         observations.append(np.asarray(obs))
         actions.append(action)
@@ -175,6 +164,33 @@ def _attempt(
         goal=tuple(goal),
         seed=seed,
     )
+
+
+def _disturbed(level: Level, generator: np.random.Generator, spec: Spec, horizon: int) -> Callable[[Any, int], Any]:
+    """(what the expert wants, step) -> the action that is executed.
+
+    All draws come first, so that none depends on how long the episode lasts.
+    """
+    space = spec.action
+    drawn: np.ndarray
+    if isinstance(space, Box):
+        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+        noise = generator.standard_normal((horizon, len(low))) * level.noise * (high - low) / 2
+        drawn = generator.uniform(low, high, (horizon, len(low)))
+    else:
+        flips = generator.random(horizon) < level.noise
+        drawn = generator.integers(space.n, size=horizon)
+    stretch = round(level.random * horizon)
+    start = int(generator.integers(horizon - stretch + 1))
+
+    def continuous(wanted: np.ndarray, step: int) -> np.ndarray:
+        chosen = drawn[step] if start <= step < start + stretch else np.clip(wanted, low, high) + noise[step]
+        return np.clip(chosen, low, high).astype(np.float32)
+
+    def discrete(wanted: int, step: int) -> int:
+        return int(drawn[step] if flips[step] or start <= step < start + stretch else wanted)
+
+    return continuous if isinstance(space, Box) else discrete
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,8 @@ class Roller:
         self._job, self._source = job, source
         self._ladder = [Level(**fields) for fields in job.ladder]
         self._goals = source.goals()
-        self._env, self._expert = source.environment(), source.expert()
+        self._env = source.environment()
+        self._expert = source.expert(self._env)
 
     def roll(self, episode: int) -> int:
         """Roll one episode and write its file; number of steps.

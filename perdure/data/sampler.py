@@ -6,6 +6,7 @@ once when a task is opened.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +57,8 @@ class Sampler:
         self.task = task
         self.device = torch.device(device)
         self.spec = data.spec
-        self.spaces = f"{data.spec.obs_key} {data.spec.action_key}"
+        self.stack = data.spec.obs.stack
+        self.spaces = f"{data.spec.obs_key} {data.spec.action_key}" + (f" stack {self.stack}" if self.stack > 1 else "")
         lengths = np.asarray(data.lengths, dtype=np.int64)
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -70,7 +72,8 @@ class Sampler:
             return torch.tensor(array, dtype=kind, device=self.device)  # a copy: the array is a read-only map
 
         images = data.spec.obs.dtype == "uint8"
-        self.obs = put(data.array("observations"), torch.uint8 if images else torch.float32)
+        self.obs = self._images(data) if images else put(data.array("observations"), torch.float32)
+        """(S + E, *F) frames as stored; `_seen` makes observations of them."""
         actions = put(data.array("actions"), torch.int64 if data.spec.discrete else torch.float32)
         self.action = scale_action(actions, data.spec)
         self.reward = put(rewards, torch.float32)
@@ -84,6 +87,21 @@ class Sampler:
         """(S,) also the shift from step to observation: an episode has one observation more than steps."""
         splits: tuple[Split, ...] = ("train", "holdout", "all")
         self.starts = {split: self._starts(data, split, starts, lengths) for split in splits}
+
+    def _images(self, data: Data) -> Tensor:
+        """The frames; on the CPU the memory map itself, which is only ever read."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(data.array("observations")).to(self.device)
+
+    def _seen(self, index: Tensor, start: Tensor) -> Tensor:
+        """Observations (B*L, *O) at flat frame positions (B*L,), of windows that start at the flat steps (B,)."""
+        if self.stack == 1:
+            return self.obs.index_select(0, index)
+        first = (start + self.episode[start] - self.timestep[start]).repeat_interleave(len(index) // len(start))
+        back = torch.arange(1 - self.stack, 1, device=self.device)
+        frames = torch.maximum(index.unsqueeze(1) + back, first.unsqueeze(1))  # (B*L, stack), oldest first
+        return self.obs.index_select(0, frames.view(-1)).view(-1, *self.spec.obs.shape)
 
     def _starts(self, data: Data, split: Split, starts: np.ndarray, lengths: np.ndarray) -> Starts:
         chosen = np.asarray(data.episodes(split), dtype=np.int64)
@@ -127,7 +145,7 @@ class Sampler:
             return values.index_select(0, step).view(n, length, *values.shape[1:])  # (B*L, ...) -> (B, L, ...)
 
         return Windows(
-            obs=self.obs.index_select(0, obs_index).view(n, length, *self.obs.shape[1:]),
+            obs=self._seen(obs_index, start).view(n, length, *self.spec.obs.shape),
             action=take(self.action),
             reward=take(self.reward),
             return_to_go=take(self.return_to_go),
@@ -135,7 +153,7 @@ class Sampler:
             terminated=take(self.terminated),
             truncated=take(self.truncated),
             valid=valid,
-            last_obs=self.obs.index_select(0, last + shift),
+            last_obs=self._seen(last + shift, start),
             task=torch.full((n,), self.task, device=self.device),
             weight=torch.ones(n, device=self.device),
             tasks=(self.task,),
@@ -150,10 +168,10 @@ class Sampler:
         """Transitions at the given flat steps (B,)."""
         index = step + self.episode[step]
         return Transitions(
-            obs=self.obs[index],
+            obs=self._seen(index, step),
             action=self.action[step],
             reward=self.reward[step],
-            next_obs=self.obs[index + 1],
+            next_obs=self._seen(index + 1, step),
             terminated=self.terminated[step],
             task=torch.full((len(step),), self.task, device=self.device),
             weight=torch.ones(len(step), device=self.device),

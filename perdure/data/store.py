@@ -89,7 +89,7 @@ class Dataset:
         return cls(None, card, spec, arrays)
 
     def array(self, name: str) -> np.ndarray:
-        """Read-only flat array: `observations` (sum(T+1), *O), or `actions`, `rewards`, `terminated` or
+        """Read-only flat array: `observations` (sum(T+1), *F) as stored frames, or `actions`, `rewards`, `terminated` or
         `truncated` (sum(T), ...).
         """
         if name not in self._arrays:

@@ -18,7 +18,7 @@ class Trajectory:
     """
 
     observations: np.ndarray
-    """(T+1, *O) float32 or uint8, in environment units."""
+    """(T+1, *F) float32 or uint8, in environment units: frames F, which are whole observations where nothing is stacked."""
     actions: np.ndarray
     """(T, A) float32 in environment units inside the bounds, or (T,) int64."""
     rewards: np.ndarray
@@ -97,7 +97,7 @@ def episode_arrays(trajectory: Trajectory, spec: Spec, episode: int) -> dict[str
             episode, "rewards", "it has no steps", "give every episode at least one step, or leave it out"
         )
     expected = {
-        "observations": (steps + 1, *spec.obs.shape),
+        "observations": (steps + 1, *spec.obs.stored.shape),
         "actions": (steps, *step_shape),
         "rewards": (steps,),
         "terminated": (steps,),

@@ -21,6 +21,9 @@ from perdure.evaluate.rollout import rollout
 from perdure.evaluate.schedule import cells_after, curve_points
 from perdure.evaluate.workers import PoolCache
 
+AT_ONCE = 2**23
+"""Numbers in the observations of one forward over held-out data: an episode of images is read in parts."""
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -155,11 +158,12 @@ class StreamEvaluator:
         errors = []
         for first, length in list(zip(starts.first.tolist(), starts.length.tolist(), strict=True))[:most]:
             steps = torch.arange(first, first + length, device=self.device)
-            begin = torch.clamp(steps - policy.context + 1, min=first)
-            batch: Windows = sampler.windows_at(begin, policy.context)
-            error = policy.predict(batch, weights).error(batch.action)
-            errors.append(
-                error[torch.arange(length, device=self.device), steps - begin].double().cpu().numpy()
-            )
+            parts = []
+            for chunk in steps.split(max(1, AT_ONCE // (policy.context * sampler.spec.obs.size))):
+                begin = torch.clamp(chunk - policy.context + 1, min=first)
+                batch: Windows = sampler.windows_at(begin, policy.context)
+                error = policy.predict(batch, weights).error(batch.action)
+                parts.append(error[torch.arange(len(chunk), device=self.device), chunk - begin].double().cpu().numpy())
+            errors.append(np.concatenate(parts))
         method.train(training)
         return errors

@@ -9,7 +9,9 @@ row i % slots, after the earlier episodes of that row. The result then depends o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +50,8 @@ class _Running:
     terminated: bool = False
     truncated: bool = False
     success: bool | None = None
+    digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
+    """Of all actions and rewards."""
 
     @property
     def last_reward(self) -> float:
@@ -55,6 +59,7 @@ class _Running:
 
     def note(self, result: Result, horizon: int, keep: bool) -> None:
         """Take in one step."""
+        self.digest.update(self.actions[-1].tobytes() + struct.pack("<d", result.reward))
         if not keep:
             self.observations.clear()
             self.actions.clear()
@@ -259,7 +264,9 @@ class _Batch:
         cut = not (row.terminated or row.truncated)
         raw_return = None if cut else float(sum(row.rewards))
         score = self._scale.score(row.success, raw_return)
-        self.episodes[row.reset.episode] = Episode(score, row.success, len(row.rewards), raw_return)
+        clipped = float(np.sign(row.rewards).sum()) if self._scale.kind == "return" and not cut else None
+        self.episodes[row.reset.episode] = Episode(score, row.success, len(row.rewards), raw_return, clipped,
+                                                   row.digest.hexdigest())
         if self._keep:
             self.trajectories[row.reset.episode] = _trajectory(row)
 

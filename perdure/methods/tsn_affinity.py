@@ -3,7 +3,8 @@
 Paper      Zurek et al. 2026 (arXiv 2604.25898), whose body could not be read: `compat` are the formulas of the authors' code
 Objective  as tsn; before task t its distance to every earlier task is measured (continual/affinity.py) and compared with a
            threshold: a near task lends its subnetwork, otherwise the task gets weights of its own
-Keeps      as tsn, and per task the mean and variance of its encoder's outputs and of its first observations; no observation.
+Keeps      as tsn, and per task the mean and variance of its encoder's outputs and of its first observations, and statistics of
+           its data; no observation.
            Copies of all weights are added where nothing is near and no room is left (`growth room`), or whenever nothing is near
            (`growth copy`)
 Needs      task id at test, or none with `task_id inferred`
@@ -11,8 +12,9 @@ Differs    thresholds are relative to what the earlier task reaches on its own h
            the code has absolute ones that were tuned on the test sequences; the latent distance is a mean over dimensions that
            vary; hybrid adds both ratios for any number of earlier tasks; a near task's weights and free ones may be chosen, not
            those of others in its copy; a far task takes free weights of a copy before a new copy is made; the first scores of a
-           lent subnetwork lead by a share of what the optimizer can move; the head starts as that of the near task; routing has
-           randomness of its own; the task can be inferred at test time from the first observations. `compat`: as released
+           lent subnetwork lead by a share of what the optimizer can move; the head starts as that of the near task; distances are
+           measured to the tasks alone whose data look most alike (continual/task_index.py); routing has randomness of its own;
+           the task can be inferred at test time from the first observations. `compat`: as released
 Status     see docs/reproduction.md
 """
 
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perdure.continual.affinity import Latent, action_affinity, constant_affinity, latent, latent_affinity
 from perdure.continual.compat import set_released
@@ -32,10 +34,12 @@ from perdure.continual.pool import SubnetworkPool
 from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, released_source
 from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
 from perdure.continual.subnetworks import Masks
+from perdure.continual.task_index import TaskIndex, signature_of
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.policy import Actor, Policy, Weights
+from perdure.core.spec import Discrete
 from perdure.core.task import Task
 from perdure.policies.base import TrunkPolicy
 
@@ -67,6 +71,8 @@ class TSNAffinityConfig(SubnetworkConfig):
     """Batches of the new task on which distances are measured."""
     routing_batch: int = 64
     """Windows in each."""
+    candidates: int = 16
+    """Distances are measured to this many earlier tasks at most: those whose data have the most similar statistics."""
     max_copies: int | None = None
     """With so many copies, a far task shares the nearest one's."""
     task_id: Literal["given", "inferred"] = "given"
@@ -88,7 +94,7 @@ class TSNAffinityConfig(SubnetworkConfig):
         one_of(self, "growth", "room", "copy")
         one_of(self, "task_id", "given", "inferred")
         for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch",
-                     "inference_steps"):
+                     "candidates", "inference_steps"):
             if not self.__dict__[name] > 0:
                 raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
         if not 0 <= self.mix <= 1 or not 0 <= self.warm_start <= 1:
@@ -106,6 +112,8 @@ class TSNAffinity(Method):
         super().__init__(config, policy, seed)
         self.pool = SubnetworkPool(self)
         self.profiles = nn.Module()
+        self.indexes = nn.ModuleDict()
+        """Spaces -> `TaskIndex` of the finished tasks that have them."""
         self.facts: dict[int, dict[str, Any]] = {}
         """Task -> its spaces, its decision, its error and divergence on held-out data, and its words if they are used."""
 
@@ -150,6 +158,8 @@ class TSNAffinity(Method):
             return Decision(next((s for s in known if self.facts[s]["text"] == access.text()), None), {}, {})
         batches = [access.current.windows(self.policy.context, self.config.routing_batch, Step(self.seed, t, "route", i))
                    for i in range(self.config.routing_batches)]
+        if not self.config.compat:
+            known = self._index(spaces).near(self._signature(batches, t), self.config.candidates)
         distances = {s: self._distances(s, batches) for s in known}
         if self.config.compat and router != "never":
             return self._released(router, distances, constant_affinity(batches))
@@ -160,6 +170,15 @@ class TSNAffinity(Method):
         full = router == "never" or (self.config.max_copies is not None and self._copies() >= self.config.max_copies
                                      and self._room(t) is None)
         return Decision(nearest if full else nearest_source(ratios), ratios, distances)
+
+    def _index(self, spaces: str) -> TaskIndex:
+        if spaces not in self.indexes:
+            self.indexes[spaces] = TaskIndex()
+        return cast(TaskIndex, self.indexes[spaces])
+
+    def _signature(self, batches: list[Windows], task: int) -> Tensor:
+        space = cast(TrunkPolicy, self.policy).specs[task].action
+        return signature_of(batches, space.n if isinstance(space, Discrete) else 0)
 
     def _distances(self, source: int, batches: list[Windows]) -> Distances:
         weights = self._weights(source)
@@ -240,7 +259,8 @@ class TSNAffinity(Method):
 
         weights = self._weights(t)
         self.policy.eval()
-        own = latent(self.policy, drawn("train", "describe"), t, weights)
+        described = drawn("train", "describe")
+        own = latent(self.policy, described, t, weights)
         held_out = drawn(held, "held-out")
         error = action_affinity(self.policy, held_out, t, weights) / max(constant_affinity(held_out), 1e-6)
         again = latent_affinity(latent(self.policy, held_out, t, weights), own)
@@ -248,6 +268,7 @@ class TSNAffinity(Method):
         begin = start_of(view.sampler, self.config.inference_steps)
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
         self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
+        self._index(self.facts[t]["spaces"]).add(t, self._signature(described, t))
         self.facts[t] |= {"own_action": error, "own_latent": again}
 
     def _latent(self, task: int) -> Latent:
@@ -278,7 +299,8 @@ class TSNAffinity(Method):
 
     def architecture(self) -> dict[str, Any]:
         sizes = {name: value.shape[1] for name, value in self.profiles.named_buffers()}
-        return super().architecture() | {"pool": self.pool.architecture(), "profiles": sizes,
+        indexes = {spaces: index.architecture() for spaces, index in self.indexes.items()}
+        return super().architecture() | {"pool": self.pool.architecture(), "profiles": sizes, "indexes": indexes,
                                          "facts": [[task, facts] for task, facts in self.facts.items()]}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
@@ -286,4 +308,6 @@ class TSNAffinity(Method):
         self.pool.rebuild(architecture["pool"])
         for name, size in architecture["profiles"].items():
             self.profiles.register_buffer(name, torch.zeros(2, size, dtype=torch.float64))
+        for spaces, index in architecture["indexes"].items():
+            self._index(spaces).rebuild(index)
         self.facts = {int(task): facts for task, facts in architecture["facts"]}

@@ -1,5 +1,6 @@
 """Encoders from one observation to a feature vector: a linear map for vectors, a small conv net for images."""
 
+import torch
 from torch import Tensor, nn
 
 from perdure.core.spec import Box
@@ -23,7 +24,8 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(..., C, H, W) uint8 -> (..., width)."""
         lead = image.shape[:-3]
-        flat = image.flatten(0, -4).float() / 255  # (..., C, H, W) -> (n, C, H, W)
+        flat = image.flatten(0, -4)  # (..., C, H, W) -> (n, C, H, W)
+        flat = flat.contiguous(memory_format=torch.channels_last).float() / 255  # convolutions take 0.7 of the time so
         return self.project(self.convolutions(flat).flatten(1)).view(*lead, -1)
 
 

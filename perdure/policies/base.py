@@ -50,6 +50,8 @@ class Inputs:
     """(B, L) in units of the return scale."""
     timestep: Tensor | None = None
     """(B, L)."""
+    encoded: Tensor | None = None
+    """(B, L, D) what the encoder makes of `obs`, where that is known already."""
 
 
 class TrunkPolicy(Policy):

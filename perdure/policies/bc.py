@@ -90,15 +90,14 @@ class BC(TrunkPolicy):
     def actor(self, task: int | None, weights: Weights | None = None) -> BCActor:
         if task is None:
             task = self.tasks()[-1]
-        folded = {name: tensor.detach() for name, tensor in (weights or {}).items()}
-        return BCActor(self, task, folded)
+        return BCActor(self.folded(weights), task)
 
 
 class BCActor:
     """Acts with the mean, or the most likely action; has no memory of the episode."""
 
-    def __init__(self, policy: BC, task: int, weights: dict[str, Tensor]):
-        self.policy, self.task, self.weights = policy, task, weights
+    def __init__(self, policy: BC, task: int):
+        self.policy, self.task = policy, task
 
     def start(self, n: int) -> Carry:
         return {}
@@ -107,5 +106,5 @@ class BCActor:
     def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
         window = SimpleNamespace(obs=obs.unsqueeze(1), task=obs.new_full((len(obs),), self.task, dtype=torch.int64),
                                  tasks=(self.task,))  # the part of Windows that `forward` reads
-        out = self.policy.predict(cast(Windows, window), self.weights)
+        out = self.policy(cast(Windows, window))
         return unscale_action(out.best()[:, 0], self.policy.specs[self.task]), carry

@@ -27,6 +27,9 @@ from perdure.data.sampler import unscale_action
 from perdure.nets.transformer import ACTIVATIONS, Block, state_token_mask
 from perdure.policies.base import Inputs, PolicyConfig, TrunkPolicy
 
+ENCODED = "encoded"
+"""What an actor calls the encoded images in its carry and its batches."""
+
 
 @dataclass(frozen=True)
 class DTConfig(PolicyConfig):
@@ -102,7 +105,7 @@ class DecisionTransformer(TrunkPolicy):
     def inputs(self, batch: Windows) -> Inputs:
         scale = self._scales(batch.task, batch.tasks)
         return Inputs(self._normalised(batch.obs, batch.task, batch.tasks), self.specs[batch.tasks[0]], batch.action,
-                      batch.return_to_go / scale, batch.timestep)
+                      batch.return_to_go / scale, batch.timestep, batch.extra.get(ENCODED))
 
     def hidden(self, inputs: Inputs, lateral: Sequence[Tensor] | None = None) -> list[Tensor]:
         assert inputs.returns is not None and inputs.timestep is not None
@@ -110,7 +113,7 @@ class DecisionTransformer(TrunkPolicy):
         # three tokens (B, L, D) per step -> (B, 3L, D), in the order return, observation, action
         tokens = torch.stack([
             self.embed_return(inputs.returns.unsqueeze(-1)),
-            self.encoders[inputs.spec.obs_key](inputs.obs),
+            self.encoders[inputs.spec.obs_key](inputs.obs) if inputs.encoded is None else inputs.encoded,
             self.embed_actions[inputs.spec.action_key](inputs.action),
         ], dim=2)  # fmt: skip
         time = self.embed_time(inputs.timestep.clamp(max=self.config.longest_episode - 1))
@@ -138,22 +141,27 @@ class DecisionTransformer(TrunkPolicy):
     def actor(self, task: int | None, weights: Weights | None = None) -> DTActor:
         if task is None:
             task = self.tasks()[-1]
-        return DTActor(self, task, {name: tensor.detach() for name, tensor in (weights or {}).items()})
+        return DTActor(self.folded(weights), task)
 
 
 class DTActor:
-    """Encodes the last `context` steps again at every step, which is exact; the carry holds them."""
+    """Reads the last `context` steps again at every step, which is exact; the carry holds them, images as the encoder made
+    them (a convolution costs more than all else)."""
 
-    def __init__(self, policy: DecisionTransformer, task: int, weights: dict[str, Tensor]):
-        self.policy, self.task, self.weights = policy, task, weights
+    def __init__(self, policy: DecisionTransformer, task: int):
+        self.policy, self.task = policy, task
         self.spec = policy.specs[task]
+        encodes = self.spec.obs.dtype == "uint8" and policy.side is None  # what is added inside may read the images
+        self.seen = ENCODED if encodes else "obs"
 
     def start(self, n: int) -> Carry:
         device, length = self.policy.may_read.device, self.policy.context
-        images, discrete = self.spec.obs.dtype == "uint8", self.spec.discrete
+        discrete = self.spec.discrete
         action = (n, length) if discrete else (n, length, self.spec.action.size)
+        shape = (self.policy.width,) if self.seen == ENCODED else self.spec.obs.shape
+        kind = torch.uint8 if self.spec.obs.dtype == "uint8" and self.seen == "obs" else torch.float32
         return {
-            "obs": torch.zeros(n, length, *self.spec.obs.shape, dtype=torch.uint8 if images else torch.float32, device=device),
+            self.seen: torch.zeros(n, length, *shape, dtype=kind, device=device),
             "action": torch.zeros(action, dtype=torch.int64 if discrete else torch.float32, device=device),
             "return_to_go": torch.zeros(n, length, device=device),
             "timestep": torch.zeros(n, length, dtype=torch.int64, device=device),
@@ -169,9 +177,10 @@ class DTActor:
         target = carry["target"] if reward is None else carry["target"] - reward * (elapsed > 0)
         place = elapsed.clamp(max=length - 1)
         full = elapsed >= length
-        new = {"obs": obs, "return_to_go": target, "timestep": elapsed}
+        seen = self.policy.encoders[self.spec.obs_key](obs) if self.seen == ENCODED else obs
+        new = {self.seen: seen, "return_to_go": target, "timestep": elapsed}
         window = {}
-        for name in ("obs", "action", "return_to_go", "timestep"):
+        for name in (self.seen, "action", "return_to_go", "timestep"):
             old = carry[name]
             shift = full.view(n, *[1] * (old.dim() - 1))
             window[name] = torch.where(shift, old.roll(-1, dims=1), old)  # full windows drop their first step
@@ -179,18 +188,19 @@ class DTActor:
             window[name][rows, place] = value.to(window[name].dtype)
         task = torch.full((n,), self.task, device=obs.device)
         batch = _windows(window, task, self.task)
-        out = self.policy.predict(batch, self.weights).best()[rows, place]
+        out = self.policy(batch).best()[rows, place]
         window["action"][rows, place] = out
         return unscale_action(out, self.spec), window | {"target": target, "elapsed": elapsed + 1}
-
 
 def _windows(window: Carry, task: Tensor, index: int) -> Windows:
     """A batch with the fields that the policy reads; the others are not known while acting."""
     n, length = window["timestep"].shape
     empty = torch.zeros(n, length, dtype=torch.bool, device=task.device)
+    encoded = {ENCODED: window[ENCODED]} if ENCODED in window else {}
+    obs = torch.zeros(n, length, 0, dtype=torch.uint8, device=task.device) if encoded else window["obs"]
     return Windows(
-        obs=window["obs"], action=window["action"], reward=window["return_to_go"], return_to_go=window["return_to_go"],
-        timestep=window["timestep"], terminated=empty, truncated=empty, valid=~empty, last_obs=window["obs"][:, -1],
-        task=task, weight=torch.ones(n, device=task.device), tasks=(index,),
+        obs=obs, action=window["action"], reward=window["return_to_go"], return_to_go=window["return_to_go"],
+        timestep=window["timestep"], terminated=empty, truncated=empty, valid=~empty, last_obs=obs[:, -1],
+        task=task, weight=torch.ones(n, device=task.device), tasks=(index,), extra=encoded,
     )  # fmt: skip
 

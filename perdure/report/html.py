@@ -54,7 +54,7 @@ def page(
     sections = [
         ("results", "Results", _results(collection, table)),
         ("stream", "Over the stream", shown["curves"] + shown["tasks-seen"]),
-        ("tasks", "Task by task", shown["retention"] + _task_table(collection)),
+        ("tasks", "Task by task", shown["retention"] + _task_table(collection) + _returns(collection, table)),
         ("matrices", "Score matrices", _matrices(collection, matrices)),
         ("footprint", "Footprint and protocol", _footprint(collection, table)),
         ("cost", "What it costs", shown["cost"]),
@@ -180,6 +180,10 @@ def _task_table(collection: Collection) -> str:
         f"<h3>Right after learning and at the end</h3>{note}<div class='scroll'><table><thead><tr>"
         f"<th scope='col'>task</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _returns(collection: Collection, table: Table) -> str:
+    return "<h3>Returns after the last task</h3>" + _table(collection, table, "returns") if table.section("returns") else ""
 
 
 def _task_cell(group: Group, task: int) -> str:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from perdure.core.intervals import Interval, Summary, paired, summarise, wilson
 from perdure.core.matrix import COUNTS, ScoreMatrix
 from perdure.core.metrics import DEFINITIONS
@@ -122,9 +124,23 @@ def build(collection: Collection) -> Table:
     rows = tuple(_row(group) for group in collection.groups)
     errors = any(run.matrix.action_error for run in collection.runs)
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
-    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *FOOTPRINT)
+    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *FOOTPRINT,
+               *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
+
+
+def returns_columns(collection: Collection) -> tuple[Column, ...]:
+    """Raw return of every task after the last one, and the clipped one, where episodes have them."""
+    kinds = [("raw", "raw return"), ("clipped", "clipped return, the sum of the rewards' signs")][: 1 + _have(collection, True)]
+    return tuple(
+        Column(f"{key}:{task}", f"{words}, {task}", f"{task}, {key}", "score", "returns")
+        for task in (collection.first.tasks if _have(collection, False) else ()) for key, words in kinds
+    )  # fmt: skip
+
+
+def _have(collection: Collection, clipped: bool) -> bool:
+    return any(not np.isnan(run.matrix.raw_returns(clipped)[-1]).all() for run in collection.runs)
 
 
 def scale(matrix: ScoreMatrix) -> str:
@@ -139,6 +155,9 @@ def _row(group: Group) -> Row:
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
     entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
+    for task, name in enumerate(first.tasks):
+        for key in ("raw", "clipped"):
+            entries[f"{key}:{name}"] = _numbers(group, _task_return(task, key == "clipped"), "not recorded")
     for key in COUNTS:
         entries[key] = _numbers(group, _footprint(key), "not recorded")
     for key in TIMES:
@@ -196,6 +215,14 @@ def _raw_return(run: RunResult) -> float | None:
     """Mean over tasks of the mean raw return after the last task; None if an episode has none."""
     mean = float(run.matrix.raw_returns()[-1].mean())
     return None if math.isnan(mean) else mean
+
+
+def _task_return(task: int, clipped: bool) -> Callable[[RunResult], float | None]:
+    def read(run: RunResult) -> float | None:
+        mean = float(run.matrix.raw_returns(clipped)[-1, task])
+        return None if math.isnan(mean) else mean
+
+    return read
 
 
 def _action_error(run: RunResult) -> float | None:

@@ -96,6 +96,8 @@ def markdown(table: Table) -> str:
         _md_table(table, "results"),
         _md_table(table, "footprint", "protocol"),
     ]
+    if table.section("returns"):
+        parts.append("Returns after the last task:\n\n" + _md_table(table, "returns"))
     if table.differences:
         lines = ["Average performance, difference paired by seed:", ""]
         lines += [

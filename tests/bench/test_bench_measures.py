@@ -15,7 +15,7 @@ from perdure.core.errors import GuardError, UsageError
 from perdure.data.access import Views
 
 TINY = Scale(
-    episodes=4, length=12, batch=8, sampled=((4, 12), (3, 10)), rows=(1, 3), samples=8, steps_per_round=0.0,
+    episodes=4, length=12, batch=8, sampled=((4, 12), (3, 10)), rows=(1, 3), samples=8, routed=(3, 20), steps_per_round=0.0,
     policy={"bc": {"width": 16, "layers": 3}, "dt": {"width": 16, "layers": 2, "attention_heads": 2, "context": 4}},
     save_megabytes=(0.02, 0.05), save_seconds=0.02, stream_steps=4, growing=(1, 2, 3),
     sweep_runs=2, sweep_steps=4, sweep_rounds=1, memory_tasks=3, memory_steps=2,
@@ -51,11 +51,13 @@ def test_all_targets_of_the_table_are_there(tiny):
     judged = {f.name: str(f.target) for f in bench_figures("steps", tiny) if f.target is not None}
     assert judged == {
         f"step of {name} over finetune, {policy} cpu": f"<= {bound}"
-        for policy, light in (("bc", 1.25), ("dt", 1.15))
-        for bound, names in ((light, "ewc l2 mas si rwalk packnet lora"), (2.3, "er der agem clonex"), (1.4, "lwf"))
+        for policy, light, masked in (("bc", 1.25, 2), ("dt", 1.15, 1.3))
+        for bound, names in ((light, "ewc l2 mas si rwalk packnet lora"), (2.3, "er der agem clonex"), (1.4, "lwf"),
+                             (masked, "tsn tsn_affinity"))
         for name in names.split()
     }
     assert [str(f.target) for f in bench_figures("saving", tiny)] == ["<= 1", "<= 1", "<= 1"]
+    assert [str(f.target) for f in bench_figures("routing", tiny) if f.target] == ["<= 1.05"] * 2 + [">= 0.95"] * 2
     assert str(bench_figures("sampling", tiny)[0].target) == str(bench_figures("importance", tiny)[0].target) == ">= 20"
 
 

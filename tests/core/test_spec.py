@@ -129,3 +129,16 @@ def test_no_json_does_worse_than_a_sentence(value, kind):
     part = {"kind": kind, **value} if isinstance(value, dict) else value
     for made in ({"obs": part, "action": part}, {"obs": {"kind": "box", "shape": [1]}, "action": part}, value):
         assert "\n" not in outcome(made)
+
+
+def test_a_stack_is_of_whole_frames_of_images():
+    space = Box((4, 8, 8), "uint8", stack=4)
+    assert space.stored.shape == (1, 8, 8) and Box((4, 8, 8), "uint8").stored.shape == (4, 8, 8)
+    spec = Spec(space, Discrete(2))
+    assert Spec.from_json(spec.to_json()) == spec and "stack" not in Spec(space.stored, Discrete(2)).to_json()["obs"]
+    assert spec.difference(Spec(Box((4, 8, 8), "uint8", stack=2), Discrete(2))) == "obs.stack is 4 here and 2 there"
+    for shape, dtype, stack in (((4, 8, 8), "uint8", 3), ((4, 8, 8), "uint8", 0), ((4,), "float32", 2)):
+        with pytest.raises(UsageError, match="stack is"):
+            Box(shape, dtype, stack=stack)
+    with pytest.raises(UsageError, match=r"spec\.obs"):
+        Spec.from_json({**spec.to_json(), "obs": {**spec.to_json()["obs"], "stack": "four"}})

@@ -12,13 +12,14 @@ DESCRIPTION = {"quality": "expert", "behaviour": {"policy": "random"}, "licence"
 CONTINUOUS = Spec(Box((3,)), Box((2,), low=(-1.0, -1.0), high=(1.0, 1.0)))
 DISCRETE = Spec(Box((3,)), Discrete(4))
 IMAGES = Spec(Box((2, 4, 5), dtype="uint8"), Discrete(3))
-ALL_SPECS = (CONTINUOUS, DISCRETE, IMAGES, Spec(Box((2, 3, 3), dtype="uint8"), CONTINUOUS.action))
+STACKED = Spec(Box((6, 4, 5), dtype="uint8", stack=3), Discrete(5))
+ALL_SPECS = (CONTINUOUS, DISCRETE, IMAGES, Spec(Box((2, 3, 3), dtype="uint8"), CONTINUOUS.action), STACKED)
 
 
 def episode(spec: Spec, steps: int, rng: np.random.Generator, **facts) -> Trajectory:
     """A random episode that fits `spec` and ends by one flag."""
     if spec.obs.dtype == "uint8":
-        observations = rng.integers(0, 256, (steps + 1, *spec.obs.shape), dtype=np.uint8)
+        observations = rng.integers(0, 256, (steps + 1, *spec.obs.stored.shape), dtype=np.uint8)
     else:
         observations = rng.normal(size=(steps + 1, *spec.obs.shape)).astype(np.float32)
     if isinstance(spec.action, Box):

@@ -67,7 +67,7 @@ class PointSource:
     def environment(self):
         return PointEnv()
 
-    def expert(self):
+    def expert(self, env=None):
         return lambda obs: obs[1:] - obs[:1]
 
     def goals(self):

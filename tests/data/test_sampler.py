@@ -27,6 +27,11 @@ def scaled(action, spec):
     return (action - low) / (high - low) * 2 - 1
 
 
+def seen(one, spec, t):
+    """The observation at step t: the last frames, oldest first, the first one repeated before the episode began."""
+    return np.concatenate([one.observations[max(t - back, 0)] for back in reversed(range(spec.obs.stack))])
+
+
 def plain_window(data, e, t, length):
     """The window that starts at step t of episode e, made one step at a time."""
     one, steps = data.trajectory(e), int(data.lengths[e])
@@ -36,7 +41,7 @@ def plain_window(data, e, t, length):
     }
     for k in range(t, t + length):
         at = min(k, steps - 1)  # padding repeats the last step and is marked
-        fields["obs"].append(one.observations[at])
+        fields["obs"].append(seen(one, data.spec, at))
         fields["action"].append(scaled(one.actions[at], data.spec))
         fields["reward"].append(one.rewards[at])
         fields["return_to_go"].append(sum(float(r) for r in one.rewards[at:]))
@@ -44,7 +49,7 @@ def plain_window(data, e, t, length):
         fields["terminated"].append(one.terminated[at])
         fields["truncated"].append(one.truncated[at])
         fields["valid"].append(k < steps)
-    return fields, one.observations[min(t + length, steps)]
+    return fields, seen(one, data.spec, min(t + length, steps))
 
 
 def places(data, split="train"):
@@ -86,15 +91,15 @@ def test_windows_never_cross_into_the_next_episode():
         assert episode[tuple(batch.last_obs[row].tolist())] == e
 
 
-@pytest.mark.parametrize("spec", ALL_SPECS[:3], ids=lambda spec: spec.action_key)
+@pytest.mark.parametrize("spec", [*ALL_SPECS[:3], ALL_SPECS[4]], ids=lambda spec: spec.action_key)
 def test_transitions_equal_the_plain_ones(spec):
     data = dataset(spec)
     sampler = Sampler(data, 1)
     batch = sampler.transitions_at(sampler.starts["all"].step)
     for row, (e, t) in enumerate(places(data, "all")):
         one = data.trajectory(e)
-        np.testing.assert_array_equal(batch.obs[row], one.observations[t])
-        np.testing.assert_array_equal(batch.next_obs[row], one.observations[t + 1])
+        np.testing.assert_array_equal(batch.obs[row], seen(one, spec, t))
+        np.testing.assert_array_equal(batch.next_obs[row], seen(one, spec, t + 1))
         np.testing.assert_allclose(batch.action[row], scaled(one.actions[t], spec), atol=1e-6)
         assert float(batch.reward[row]) == float(one.rewards[t])
         assert bool(batch.terminated[row]) == bool(one.terminated[t])

@@ -120,7 +120,7 @@ def _spec(spaces: dict[str, dict[str, Any]], episodes: list[RawEpisode]) -> tupl
     shape = tuple(observation["shape"])
     low, high = (np.ravel(observation[side]).astype(float) for side in ("low", "high"))
     bounded = not image and np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()
-    limits = {"low": tuple(low.tolist()), "high": tuple(high.tolist())} if bounded else {}
+    limits: dict[str, Any] = {"low": tuple(low.tolist()), "high": tuple(high.tolist())} if bounded else {}
     obs = Box(shape, "uint8" if image else "float32", **limits)
     if action["type"] == "Discrete":
         return Spec(obs, Discrete(action["n"])), "number of actions from the Minari action space"
@@ -140,7 +140,7 @@ def write(dataset: Dataset, path: Path) -> None:
 
     spec = dataset.spec
     if spec.obs.dtype == "uint8":
-        observation_space: Any = spaces.Box(0, 255, spec.obs.shape, np.uint8)
+        observation_space: Any = spaces.Box(0, 255, spec.obs.stored.shape, np.uint8)
     else:
         low, high = (
             _side(values, spec.obs.shape, fill)
