@@ -140,7 +140,8 @@ def returns_columns(collection: Collection) -> tuple[Column, ...]:
 
 
 def _have(collection: Collection, clipped: bool) -> bool:
-    return any(not np.isnan(run.matrix.raw_returns(clipped)[-1]).all() for run in collection.runs)
+    """Whether a run has the return of every task; where episodes end with success only failed ones have any."""
+    return any(not np.isnan(run.matrix.raw_returns(clipped)[-1]).any() for run in collection.runs)
 
 
 def scale(matrix: ScoreMatrix) -> str:
