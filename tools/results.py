@@ -38,11 +38,13 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
     stream_options: dict[str, Any] = field(default_factory=dict)
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
 
     def configs(self) -> list[RunConfig]:
         return [resolve(self.method, self.stream, policy=self.policy, seed=seed, method_options=self.options,
-                        stream_options_=self.stream_options)
+                        policy_options=self.policy_options, stream_options_=self.stream_options, evaluation=self.evaluation)
                 for seed in self.seeds]
 
 
@@ -54,7 +56,6 @@ REPLAY = {"memory_bytes": 3_000_000}
 """For all tasks together, so that replay methods are compared at the same number of bytes (about 5 % of the data of cw10-v3)."""
 
 
-
 def in_order(order: str) -> list[Row]:
     """Two methods on a shuffled order of cw10-v3."""
     return [Row("packnet", "cw10-v3", stream_options={"order": order}),
@@ -63,6 +64,16 @@ def in_order(order: str) -> list[Row]:
 
 RELEASED: dict[str, dict[str, Any]] = {"ewc": {"strength": 5000.0}, "mas": {"strength": 10.0}, "agem": {}, "perfect_memory": {}}
 """Strengths in the code released with CompoFormer, for the rows with `compat`."""
+
+
+def routed(stream: str, policy: str, seeds: tuple[int, ...] = (0,), **options: Any) -> Row:
+    """tsn_affinity with options that name the row."""
+    label = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
+    return Row("tsn_affinity", stream, policy, seeds, options, label=label)
+
+
+PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
+"""Of Panda streams: episodes that end with success; observations and actions padded to one size."""
 
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
@@ -83,6 +94,24 @@ TABLES: dict[str, list[Row]] = {
     "cw10-v3-order-3": in_order("3"),
     "cw10-v3-dt": [*rows("cw10-v3", "independent finetune packnet", policy="dt"),
                    Row("er", "cw10-v3", "dt", options=REPLAY)],
+    "panda3-v3-dt": [
+        *rows("panda3-v3", "independent tsn finetune er packnet joint", "dt", seeds=3),
+        *(routed("panda3-v3", "dt", (0, 1, 2), router=router) for router in ("action", "latent", "hybrid")),
+        *(routed("panda3-v3", "dt", router=router) for router in ("always", "never", "random")),
+        routed("panda3-v3", "dt", task_id="inferred"),
+        Row("tsn", "panda3-v3", "dt", options={"keep_ratio": 0.5}, label="keep ratio 0.5"),
+        *rows("panda3-v3", "ewc perfect_memory", "dt"),
+    ],
+    "panda3-v3-padded-dt": [
+        Row("independent", "panda3-v3", "dt", stream_options=PADDED),
+        *(Row("tsn_affinity", "panda3-v3", "dt", options={"compat": True, "router": router}, stream_options=PADDED,
+              label=f"router {router}") for router in ("action", "latent", "hybrid")),
+        Row("tsn_replaykl", "panda3-v3", "dt", stream_options=PADDED),
+        *(Row("tsn_affinity", "panda3-v3", "dt", options={"task_id": task_id}, stream_options=PADDED, label=f"task id {task_id}")
+          for task_id in ("given", "inferred")),
+    ],
+    "panda3-v3-published-dt": [Row(method, "panda3-v3", "dt", stream_options=PUBLISHED)
+                               for method in ("independent", "tsn_affinity")],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 
