@@ -86,6 +86,10 @@ TABLES: dict[str, list[Row]] = {
         *rows("cw10-v3", "independent finetune packnet joint l2 ewc mas", seeds=3),
         *(Row(method, "cw10-v3", seeds=(0, 1, 2), options=REPLAY) for method in ("er", "clonex")),
         *(Row(method, "cw10-v3", options=REPLAY) for method in ("der", "agem")),
+        Row("tsn", "cw10-v3"),
+        routed("cw10-v3", "bc", router="action"),
+        routed("cw10-v3", "bc", task_id="inferred"),
+        routed("cw10-v3", "bc", router="random"),
         *rows("cw10-v3", "si rwalk vcl lwf lora pnn frozen_trunk perfect_memory scratch incremental_joint"),
         *(Row(method, "cw10-v3", options={"compat": True, **released}) for method, released in RELEASED.items()),
     ],
@@ -96,6 +100,7 @@ TABLES: dict[str, list[Row]] = {
                    Row("er", "cw10-v3", "dt", options=REPLAY)],
     "panda3-v3-dt": [
         *rows("panda3-v3", "independent tsn finetune er packnet joint", "dt", seeds=3),
+        Row("er", "panda3-v3", "dt", (0, 1, 2), {"memory_share": 1.0}, label="cumulative"),
         *(routed("panda3-v3", "dt", (0, 1, 2), router=router) for router in ("action", "latent", "hybrid")),
         *(routed("panda3-v3", "dt", router=router) for router in ("always", "never", "random")),
         routed("panda3-v3", "dt", task_id="inferred"),
@@ -112,6 +117,8 @@ TABLES: dict[str, list[Row]] = {
     ],
     "panda3-v3-published-dt": [Row(method, "panda3-v3", "dt", stream_options=PUBLISHED)
                                for method in ("independent", "tsn_affinity")],
+    "atari5-v5-dt": [Row(method, "atari5-v5", "dt", evaluation={"episodes": 10, "shared": 5, "curve": 0})
+                     for method in ("independent", "tsn_affinity", "tsn", "finetune")],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 

@@ -4,8 +4,10 @@ The games and the order of TSN-Affinity (arXiv 2604.25898), here recorded with s
 docs/benchmarks/atari.md says what can be compared. Imports no torch and no emulator.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from perdure.benchmarks.atari_source import EPISODES, REFERENCES, AtariSource
 from perdure.benchmarks.recorded import recorded
 from perdure.core.errors import UsageError
 from perdure.core.task import Goals, ScoreScale, Stream, Task, TaskOutline
+from perdure.data.convert import minari_atari
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset
 
@@ -50,10 +53,11 @@ POLICY: dict[tuple[str, str], dict[str, object]] = {("dt", "cpu"): {"context": 8
 class Options:
     """Of the Atari stream."""
 
-    quality: Literal["expert", "mixed", "suboptimal"] = "expert"
-    """Behaviour of the data."""
+    quality: Literal["expert", "mixed", "suboptimal", "minari"] = "expert"
+    """Behaviour of the data: scripted players, or the experts of Minari's atari/<game>/expert-v0, once
+    `minari download` has brought them."""
     episodes: int = 20
-    """Per game."""
+    """Per game; Minari has 10."""
     horizon: int = 1000
     """Decisions, each of four frames, after which an episode is cut, in data and evaluation."""
     actions: ActionsName = "full"
@@ -64,6 +68,10 @@ class Options:
             raise UsageError(f"stream.episodes is {self.episodes}; give 2 to {EPISODES}")
         if not 1 <= self.horizon <= 27_000:
             raise UsageError(f"stream.horizon is {self.horizon}; give 1 to 27000 decisions, which is half an hour of play")
+
+    def factory(self, game: str) -> AtariFactory:
+        """The environment, with frames as in the data."""
+        return AtariFactory(game, self.horizon, self.actions, pixels="published" if self.quality == "minari" else "gymnasium")
 
 
 def goals() -> Goals:
@@ -83,25 +91,44 @@ def dataset_name(game: str, options: Options) -> str:
 def outline(name: str, options: Options) -> list[TaskOutline]:
     """The tasks of the stream, without opening its data."""
     return [
-        TaskOutline(game, options.quality, dataset_folder(dataset_name(game, options)),
-                    AtariFactory(game, options.horizon, options.actions), goals().probe[0], options.episodes * options.horizon,
-                    options.episodes, AtariSource(game, options.horizon))
+        TaskOutline(game, options.quality, dataset_folder(dataset_name(game, options)), options.factory(game), goals().probe[0],
+                    options.episodes * options.horizon, options.episodes,
+                    None if options.quality == "minari" else AtariSource(game, options.horizon))
         for game in ORDERS[name]
     ]  # fmt: skip
 
 
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
-    """The Atari stream with its data, collected first where they are not there yet."""
+    """The Atari stream with its data, collected or converted first where they are not there yet.
+
+    Raises:
+        UsageError: a folder holds other data, or there is nothing to convert.
+    """
     made = []
-    for index, (game, data) in enumerate(zip(ORDERS[name], recorded(outline(name, options), say), strict=True)):
-        factory = AtariFactory(game, options.horizon, options.actions)
+    every = converted(name, options, say) if options.quality == "minari" else recorded(outline(name, options), say)
+    for index, (game, data) in enumerate(zip(ORDERS[name], every, strict=True)):
+        factory = options.factory(game)
         made.append(Task(
             index=index, name=game, spec=factory.spec, data=renumbered(data, factory), text=TEXTS[game], env=factory,
             goals=goals(), score=scale(game),
         ))  # fmt: skip
     words = [] if options.actions == "full" else ["minimal actions"]
     words += [] if options.horizon == 1000 else [f"{options.horizon} decisions"]
+    words += ["published frames"] if options.quality == "minari" else []
     return Stream(name, tuple(made), citation=CITATION, variant=", ".join(words))
+
+
+def converted(name: str, options: Options, say: Callable[[str], None]) -> list[Dataset]:
+    """The dataset of every game, from Minari's."""
+    folders = {game: dataset_folder(dataset_name(game, options)) for game in ORDERS[name]}
+    absent = [game for game, folder in folders.items() if not (folder / "card.json").exists()]
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser() / "atari"
+    for game in absent:  # all of them are there before the first is converted
+        minari_atari.data_folder(root, game)
+    for game in absent:
+        minari_atari.convert(root, folders[game], game=game, names=MINIMAL[game], episodes=options.episodes,
+                             horizon=options.horizon, origin=f"Minari's atari/{game}/expert-v0", say=say)
+    return [Dataset.open(folder) for folder in folders.values()]
 
 
 def scale(game: str) -> ScoreScale:

@@ -2,7 +2,7 @@
 
 Sticky actions (each frame repeats the last action with probability 0.25, Machado et al. 2018, JAIR 61) make episodes differ;
 the number seeds them, so equal numbers and actions give byte-identical episodes. Frames are made by Gymnasium's
-`AtariPreprocessing`: every fourth frame, the maximum of the last two, 84 x 84 grey.
+`AtariPreprocessing` (every fourth frame, the maximum of the last two, 84 x 84 grey) or as TSN-Affinity's code makes them.
 
 ALE: Bellemare et al. 2013, JAIR 47; ale-py is under GPL-2.0 and stays an extra. Imports no torch; ale-py only when used.
 """
@@ -19,9 +19,7 @@ import numpy as np
 
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Discrete, Spec
-
-SIZE = 84
-"""Pixels along each side of a frame."""
+from perdure.data.convert.minari_atari import SIZE, grey
 
 FRAMES = 4
 """Frames in an observation (Mnih et al. 2015, Nature 518)."""
@@ -49,6 +47,8 @@ MINIMAL: dict[str, tuple[str, ...]] = {
 
 ActionsName = Literal["full", "minimal"]
 
+Pixels = Literal["gymnasium", "published"]
+
 
 @dataclass(frozen=True)
 class AtariFactory:
@@ -61,6 +61,9 @@ class AtariFactory:
     """full: all 18, so that an action means the same in every game; minimal: those that differ in this game."""
     frames: int = FRAMES
     """Frames in an observation."""
+    pixels: Pixels = "gymnasium"
+    """gymnasium: the maximum of the last two screens, area-averaged; published: the last screen, luma, bilinear, as
+    TSN-Affinity's code makes frames of Minari's data."""
 
     def __post_init__(self) -> None:
         if self.game not in MINIMAL:
@@ -85,7 +88,8 @@ class AtariFactory:
         return AtariEnv(self)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "atari", "game": self.game, "horizon": self.horizon, "actions": self.actions, "frames": self.frames}
+        return {"kind": "atari", "game": self.game, "horizon": self.horizon, "actions": self.actions, "frames": self.frames,
+                "pixels": self.pixels}
 
 
 class AtariEnv(gymnasium.Env):
@@ -96,7 +100,7 @@ class AtariEnv(gymnasium.Env):
         shape = factory.spec.obs.shape
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(factory.names))
-        self._env = emulator(factory.game, factory.actions)
+        self._env = emulator(factory.game, factory.actions, factory.pixels)
         self._console: Any = vars(self._env.unwrapped)["ale"]
         self._frames: deque[np.ndarray] = deque(maxlen=factory.frames)
         self.steps = 0
@@ -146,8 +150,8 @@ class AtariEnv(gymnasium.Env):
         self._env.close()
 
 
-def emulator(game: str, actions: ActionsName) -> gymnasium.Env:
-    """The game with Gymnasium's preprocessing.
+def emulator(game: str, actions: ActionsName, pixels: Pixels) -> gymnasium.Env:
+    """The game with preprocessing, but for the stack.
 
     Raises:
         UsageError: ale-py or OpenCV is not installed.
@@ -159,8 +163,10 @@ def emulator(game: str, actions: ActionsName) -> gymnasium.Env:
         raise missing(problem.name or "ale_py") from None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gymnasium.register_envs(ale_py)
-    env = gymnasium.make(f"ALE/{game.capitalize()}-v5", frameskip=1, repeat_action_probability=STICKY,
-                         full_action_space=actions == "full", disable_env_checker=True)
+    env = gymnasium.make(f"ALE/{game.capitalize()}-v5", frameskip=SKIP if pixels == "published" else 1,
+                         repeat_action_probability=STICKY, full_action_space=actions == "full", disable_env_checker=True)
+    if pixels == "published":
+        return gymnasium.wrappers.TransformObservation(env, grey, gymnasium.spaces.Box(0, 255, (SIZE, SIZE), np.uint8))
     return gymnasium.wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=SKIP, screen_size=SIZE)
 
 

@@ -5,7 +5,8 @@
 
 import importlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ FORMATS = {
 }
 """Name of a format -> the module that reads and writes it."""
 
-PUBLISHED = {"mt50_npz": "perdure.data.convert.mt50_npz"}
+PUBLISHED = {"mt50_npz": "perdure.data.convert.mt50_npz", "minari_atari": "perdure.data.convert.minari_atari"}
 """Published data that a stream converts for itself -> the module that reads them."""
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
@@ -124,21 +125,10 @@ def import_dataset(
     options: dict[str, Any] = {"n_actions": n_actions, "bounds": None}
     if bounds is not None:
         options["bounds"] = [[float(x) for x in bound] for bound in bounds]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".import", dir=out.parent)
-    except OSError as problem:
-        raise UsageError(
-            f"{out.parent} cannot be written ({problem.strerror}); choose another folder"
-        ) from None
-    with workplace as temporary:
-        result = read_caged(format, path.resolve(), Path(temporary), options, limits or Limits())
-        place = f"{path}, as read"
-        with open_regular(Path(temporary) / ARRAYS_FILE) as file:
-            arrays = map_arrays(file, layout(result.spec, result.lengths), place)
+    with read_beside(format, path, out, options, limits or Limits()) as (episodes, result):
         return write_dataset(
             out,
-            trajectories(arrays, result),
+            episodes,
             name=name,
             spec=result.spec,
             quality=quality,
@@ -147,6 +137,30 @@ def import_dataset(
             source=source or f"imported from {path.name} ({format})",
             holdout=holdout,
         )
+
+
+@contextmanager
+def read_beside(
+    format: str, path: Path, out: Path, options: dict[str, Any], limits: Limits, reader: Mapping[str, Any] | None = None
+) -> Iterator[tuple[list[Trajectory], Result]]:
+    """The episodes that a limited child reads from `path`, mapped from a file near `out` that is there inside the `with` only.
+
+    Args:
+        format, options, limits, reader: as in `read_caged`.
+
+    Raises:
+        UsageError: the child refused, or nothing can be written near `out`.
+    """
+    place = next(parent for parent in out.absolute().parents if parent.is_dir())  # so that a refusal leaves no empty folder
+    try:
+        workplace = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".import", dir=place)
+    except OSError as problem:
+        raise UsageError(f"{place} cannot be written ({problem.strerror}); choose another folder") from None
+    with workplace as temporary:
+        result = read_caged(format, path.resolve(), Path(temporary), options, limits, reader)
+        with open_regular(Path(temporary) / ARRAYS_FILE) as file:
+            arrays = map_arrays(file, layout(result.spec, result.lengths), f"{path}, as read")
+        yield trajectories(arrays, result), result
 
 
 def export_dataset(dataset: Dataset, path: Path | str, format: str) -> Path:

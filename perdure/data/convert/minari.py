@@ -40,7 +40,7 @@ def read(path: Path, budget: Budget) -> Source:
     place = str(folder)
     if not isinstance(metadata, dict):
         raise UsageError(f"{place}/metadata.json holds no table of fields; restore it from a copy")
-    spaces = {name: _space(metadata.get(name), f"{place}/metadata.json, {name}") for name in SPACES}
+    spaces = {name: serialized_space(metadata.get(name), f"{place}/metadata.json, {name}") for name in SPACES}
     if metadata.get("data_format") == "hdf5":
         _check_hdf5(folder / MAIN_FILE, budget)
     else:
@@ -78,7 +78,7 @@ def read(path: Path, budget: Budget) -> Source:
 SPACES = ("observation_space", "action_space")
 
 
-def _space(text: Any, place: str) -> dict[str, Any]:
+def serialized_space(text: Any, place: str) -> dict[str, Any]:
     """A serialized Box or Discrete space."""
     if not isinstance(text, str):
         raise UsageError(

@@ -7,7 +7,6 @@ before its time limit, so a flag at the last step is that limit and a flag befor
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import numpy as np
 
 from perdure.core.errors import UsageError
 from perdure.core.spec import Spec
-from perdure.data.arrays_file import layout, map_arrays, open_regular
-from perdure.data.card import ARRAYS_FILE
-from perdure.data.convert import trajectories
-from perdure.data.convert.cage import Limits, read_caged
+from perdure.data.arrays_file import open_regular
+from perdure.data.convert import read_beside
+from perdure.data.convert.cage import Limits
 from perdure.data.convert.episodes import Budget, RawEpisode, Source
 from perdure.data.convert.npz import read_arrays
 from perdure.data.names import safe_name
@@ -154,17 +152,8 @@ def convert(
     safe_name(name, "dataset name")
     say(f"converting {len(files)} MT50 episodes from {folder} into {out}")
     digest = digest_of_files(folder, files)
-    place = next(parent for parent in out.absolute().parents if parent.is_dir())  # so that a refusal leaves no empty folder
-    try:
-        workplace = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".import", dir=place)
-    except OSError as problem:
-        raise UsageError(f"{place} cannot be written ({problem.strerror}); choose another data folder") from None
-    with workplace as temporary:
-        options = {"bounds": [[-1.0], [1.0]], "n_actions": None}
-        result = read_caged("mt50_npz", folder.resolve(), Path(temporary), options, limits or Limits(), {"files": list(files)})
-        with open_regular(Path(temporary) / ARRAYS_FILE) as file:
-            arrays = map_arrays(file, layout(result.spec, result.lengths), f"{folder}, as read")
-        episodes = trajectories(arrays, result)
+    options = {"bounds": [[-1.0], [1.0]], "n_actions": None}
+    with read_beside("mt50_npz", folder, out, options, limits or Limits(), {"files": list(files)}) as (episodes, result):
         returns = [float(episode.rewards.sum(dtype=np.float64)) for episode in episodes]
         known = [success for success in result.success if success is not None]
         behaviour = {
