@@ -183,27 +183,33 @@ def write(table: str) -> None:
 def fill_reproduction() -> None:
     """Write every kept result into the rows of docs/reproduction.md: mean performance and forgetting, seeds, config hash."""
     kept: dict[tuple[str, str], list[ScoreMatrix]] = {}
-    for path in sorted(RESULTS.glob("*/runs/*/scores.json")):
-        table, matrix = path.parts[-4], ScoreMatrix.load(path)
-        kept.setdefault((table.partition("-order")[0].removesuffix("-dt"), _label(path.parent, matrix)), []).append(matrix)
-    section, lines = "", []
+    for table, its_rows in TABLES.items():
+        for row in its_rows:
+            scores = [kept_folder(table, config) / "scores.json" for config in row.configs()]
+            found = [ScoreMatrix.load(path) for path in scores if path.exists()]
+            if found:
+                kept[table.partition("-order")[0].removesuffix("-dt"), _name(row)] = found
+    section, lines, filled = "", [], set()
     for line in REPRODUCTION.read_text().splitlines():
         if line.startswith("### "):
             section = line.split()[1]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 7 and (section, cells[0]) in kept:
+            filled.add((section, cells[0]))
             line = f"| {cells[0]} | {cells[1]} | {' | '.join(_ours(kept[section, cells[0]]))} |"
         lines.append(line)
     write_atomic(REPRODUCTION, ("\n".join(lines) + "\n").encode())
+    for section, name in kept.keys() - filled:
+        if any(line.startswith(f"### {section} ") for line in lines):
+            print(f"{REPRODUCTION} has no row '{name}' under {section}")
 
 
-def _label(folder: Path, matrix: ScoreMatrix) -> str:
-    """The method with what sets this row apart: released behaviour, another policy, another order of the tasks."""
-    config = load_config(folder / "config.json")
-    compat = " (compat)" if config.method_config.get("compat") else ""
-    order = config.stream_options.get("order", "default")
-    policy = "" if config.policy == "bc" else f", `{config.policy}`"
-    return matrix.method + compat + policy + ("" if order == "default" else f", order {order}")
+def _name(row: Row) -> str:
+    """The method with what sets this row apart: released behaviour, a label, another policy, another order of the tasks."""
+    marks = ", ".join(filter(None, ["compat" if row.options.get("compat") else "", row.label or ""]))
+    order = row.stream_options.get("order", "default")
+    policy = "" if row.policy == "bc" else f", `{row.policy}`"
+    return row.method + (f" ({marks})" if marks else "") + policy + ("" if order == "default" else f", order {order}")
 
 
 def _ours(matrices: list[ScoreMatrix]) -> list[str]:

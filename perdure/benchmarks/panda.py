@@ -41,8 +41,8 @@ MOST = 1000
 SETTINGS: dict[tuple[str, str, str], dict[str, object]] = {}
 """(method or *, policy, profile) -> recipe; nothing differs from the profile's."""
 
-POLICY: dict[tuple[str, str], dict[str, object]] = {}
-"""(policy, profile) -> sizes; nothing differs from the profile's."""
+POLICY: dict[tuple[str, str], dict[str, object]] = {("dt", profile): {"longest_episode": HORIZON} for profile in ("cpu", "paper")}
+"""(policy, profile) -> sizes: time steps beyond the horizon would be parameters that nothing reads."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 class Block(nn.Module):
     """Pre-norm transformer block (Radford et al. 2019)."""
 
-    def __init__(self, width: int, heads: int, dropout: float, activation: str):
+    def __init__(self, width: int, heads: int, dropout: float, activation: str, hidden: int):
+        """`hidden` units in the MLP."""
         super().__init__()
         self.heads = heads
         self.dropout = dropout
@@ -21,8 +22,8 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
+        self.widen = nn.Linear(width, hidden)
+        self.narrow = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D), each position reading itself and what is before it."""

@@ -47,6 +47,8 @@ class DTConfig(PolicyConfig):
     """After attention and MLP."""
     activation: Literal["relu", "gelu"] = "relu"
     """Inside the MLP."""
+    mlp_width: int = 0
+    """Units inside the MLP; 0: four times the width."""
     longest_episode: int = 1000
     """Time steps with an embedding of their own; later ones share the last."""
 
@@ -55,6 +57,8 @@ class DTConfig(PolicyConfig):
         for name in ("width", "layers", "attention_heads", "context", "longest_episode"):
             if self.__dict__[name] < 1:
                 raise UsageError(f"policy.{name} is {self.__dict__[name]}; give 1 or more")
+        if self.mlp_width < 0:
+            raise UsageError(f"policy.mlp_width is {self.mlp_width}; give 1 or more, or 0 for four times the width")
         if self.width % self.attention_heads:
             raise UsageError(f"policy.width is {self.width} and policy.attention_heads {self.attention_heads}; the width must be"
                              " a multiple of the heads")
@@ -88,7 +92,8 @@ class DecisionTransformer(TrunkPolicy):
         self.embed_actions = nn.ModuleDict()
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
-            Block(width, config.attention_heads, config.dropout, config.activation) for _ in range(config.layers)
+            Block(width, config.attention_heads, config.dropout, config.activation, config.mlp_width or 4 * width)
+            for _ in range(config.layers)
         )
         self.norm_out = nn.LayerNorm(width)
         self.may_read: Tensor

@@ -8,7 +8,7 @@ from perdure.nets.transformer import Block, state_token_mask
 
 def block(activation="relu", dropout=0.0):
     torch.manual_seed(0)
-    return Block(8, 2, dropout, activation)
+    return Block(8, 2, dropout, activation, 20)
 
 
 def plain(net, x):
