@@ -132,6 +132,15 @@ class SubnetworkPool(nn.Module):
         weights = self.weights(policy, task)
         return {name: weights[name].detach() * part for name, part in mask.items()} | self.small.of(task)
 
+    def unused(self, policy: Policy) -> int:
+        """Parameters that no finished task acts with: free weights, and tensors of which every task has a copy."""
+        shared = policy.shared()
+        replaced = {name for task in self.copy_of for name in self.small.of(task)}
+        count = sum(p.numel() for name, p in shared.items() if name in replaced)
+        for copy in range(len(self.copies) + 1):
+            count += sum(mask.numel() - int(mask.sum()) for mask in self.occupied(copy).values())
+        return count
+
     # -- saving ---------------------------------------------------------------------------------------------
 
     def _layout(self) -> list[Packed]:

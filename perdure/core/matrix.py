@@ -26,7 +26,7 @@ FORMAT = 1
 PROTOCOL = {"heads": str, "normaliser": str, "task_id_at_test": bool, "past_data": bool}
 """Fields of the protocol: what a method is told, and thus which runs may be compared."""
 
-COUNTS = ("parameters", "memory_bytes", "agent_bytes", "environment_steps")
+COUNTS = ("parameters", "used_parameters", "copies", "memory_bytes", "agent_bytes", "environment_steps")
 """Fields of the footprint that are whole numbers; `parameters_per_task` is a list of them."""
 
 

@@ -153,6 +153,14 @@ class Method(nn.Module):
         """Bytes of past data that are kept."""
         return 0
 
+    def unused_parameters(self) -> int:
+        """Of its parameters, those that no task acts with, such as weights kept free for later tasks."""
+        return 0
+
+    def copies(self) -> int:
+        """How many sets of a policy's weights it holds."""
+        return 1
+
     # What a method is given -----------------------------------------------------------------------------
 
     def actor(self, task: int) -> Actor:

@@ -321,6 +321,8 @@ class Run:
         sizes = self.cursor.parameters
         self.matrix.footprint = {
             "parameters": sizes[-1],
+            "used_parameters": sizes[-1] - self.method.unused_parameters(),
+            "copies": self.method.copies(),
             "parameters_per_task": [b - a for a, b in zip([0, *sizes], sizes, strict=False)],
             "memory_bytes": self.method.memory_bytes(),
             "agent_bytes": sum(path.stat().st_size for path in folder.iterdir()),

@@ -61,6 +61,9 @@ class Independent(Method):
 
         return [Phase("train", self.config.steps, train, begin=start)]
 
+    def copies(self) -> int:
+        return len(self.policies)
+
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         if str(task) not in self.policies:
             raise UsageError(f"task {task} was not learned; this agent knows the tasks {', '.join(self.policies) or 'none'}")

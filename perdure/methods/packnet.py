@@ -190,6 +190,10 @@ class PackNet(Method):
             return self.policy, self._view(task)
         return self.policy, self.small.of(task)  # before pruning the task acts with all weights, as it trains
 
+    def unused_parameters(self) -> int:
+        replaced = sum(p.numel() for p in self._vectors().values()) if self.config.norms == "task" else 0
+        return self.masks.free() + replaced
+
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"masks": self.masks.architecture(), "small": self.small.architecture()}
 

@@ -163,6 +163,9 @@ class PNN(Method):
 
         return [Phase("train", self.config.steps, train, begin=start)]
 
+    def copies(self) -> int:
+        return len(self.columns)
+
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         if str(task) not in self.columns:
             raise UsageError(f"task {task} was not learned; this agent knows the tasks {', '.join(self.columns) or 'none'}")

@@ -71,6 +71,9 @@ class TSN(Method):
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         return self.policy, self.pool.view(self.policy, task, self._taken())
 
+    def unused_parameters(self) -> int:
+        return self.pool.unused(self.policy)
+
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"pool": self.pool.architecture()}
 

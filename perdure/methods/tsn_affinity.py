@@ -46,6 +46,9 @@ from perdure.policies.base import TrunkPolicy
 RELEASED = {"growth": "copy", "biases": "masked", "norms": "frozen"}
 """What `compat` sets."""
 
+LEAST_NEW = 0.05
+"""Of a mask's weights: a task that could train fewer is warned of."""
+
 RELEASED_LEAD, RELEASED_NOISE = 2.0, 0.02
 """Scores of a lent subnetwork in the authors' code: N(0, 0.02), plus 2 where its mask is."""
 
@@ -167,7 +170,7 @@ class TSNAffinity(Method):
         ratios = {s: ratio(kind, d, self.config.tolerance, self.config.latent_tolerance, self.config.mix)
                   for s, d in distances.items()}
         nearest = min(ratios, key=lambda s: (ratios[s], s))
-        full = router == "never" or (self.config.max_copies is not None and self._copies() >= self.config.max_copies
+        full = router == "never" or (self.config.max_copies is not None and self.copies() >= self.config.max_copies
                                      and self._room(t) is None)
         return Decision(nearest if full else nearest_source(ratios), ratios, distances)
 
@@ -193,11 +196,8 @@ class TSNAffinity(Method):
         actions = {s: d.action * constant for s, d in distances.items()}
         latents = {s: d.latent * len(self._latent(s).mean) for s, d in distances.items()}
         best, near = released_source(router, actions, latents, self.config.action_threshold, self.config.latent_threshold)
-        full = self.config.max_copies is not None and self._copies() >= self.config.max_copies
+        full = self.config.max_copies is not None and self.copies() >= self.config.max_copies
         return Decision(best if near or full else None, {}, distances)
-
-    def _copies(self) -> int:
-        return len(self.pool.copies) + 1
 
     def _place(self, t: int, decision: Decision) -> int:
         """The copy that the task belongs to; one more than there are makes a new one."""
@@ -206,11 +206,11 @@ class TSNAffinity(Method):
         if not self.pool.masks.finished():
             return 0
         room = self._room(t) if self.config.growth == "room" and self.config.router != "always" else None
-        return self._copies() if room is None else room
+        return self.copies() if room is None else room
 
     def _room(self, t: int) -> int | None:
         """The first copy in which every tensor has `keep_ratio` of its weights free."""
-        for copy in range(self._copies()):
+        for copy in range(self.copies()):
             occupied = self.pool.occupied(copy).values()
             if all(float(mask.float().mean()) <= 1 - self.config.keep_ratio for mask in occupied):
                 return copy
@@ -269,7 +269,15 @@ class TSNAffinity(Method):
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
         self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
         self._index(self.facts[t]["spaces"]).add(t, self._signature(described, t))
-        self.facts[t] |= {"own_action": error, "own_latent": again}
+        self.facts[t] |= {"own_action": error, "own_latent": again, "new_share": self._new_share(t)}
+
+    def _new_share(self, t: int) -> float:
+        """Of the weights in the task's mask, those that it trained itself."""
+        new, chosen = (sum(int(mask.sum()) for mask in part.values()) for part in (self.pool.added(t), self.pool.masks.mask(t)))
+        if new < LEAST_NEW * chosen:
+            warnings.warn(f"task {t + 1} could train {new} of the {chosen} weights in its mask, the others are frozen; give it"
+                          " room with a smaller warm_start, or weights of its own with a smaller tolerance", stacklevel=2)
+        return new / chosen
 
     def _latent(self, task: int) -> Latent:
         return Latent(*self.profiles.get_buffer(f"task-{task}"))
@@ -296,6 +304,12 @@ class TSNAffinity(Method):
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         learning = task in self.facts and task not in self.pool.masks.finished()
         return self.policy, self.pool.view(self.policy, task, self._taken(task) if learning else {})
+
+    def unused_parameters(self) -> int:
+        return self.pool.unused(self.policy)
+
+    def copies(self) -> int:
+        return len(self.pool.copies) + 1
 
     def architecture(self) -> dict[str, Any]:
         sizes = {name: value.shape[1] for name, value in self.profiles.named_buffers()}

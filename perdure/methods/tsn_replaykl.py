@@ -88,6 +88,12 @@ class TSNReplayKL(Method):
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         return self.policy, self.pool.view(self.policy, task, {})
 
+    def unused_parameters(self) -> int:
+        return self.pool.unused(self.policy)
+
+    def copies(self) -> int:
+        return len(self.pool.copies) + 1
+
     def architecture(self) -> dict[str, Any]:
         kept = {name: [list(value.shape), str(value.dtype)] for name, value in self.stored.named_buffers()}
         return super().architecture() | {"pool": self.pool.architecture(), "stored": kept,

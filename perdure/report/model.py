@@ -99,9 +99,14 @@ ACTION_ERROR = Column("action_error", "held-out action error at the end", "Actio
 TIMES = ("train_seconds", "train_cpu_seconds")
 """Of environment.json."""
 
+OPTIONAL = ("used_parameters", "copies", "train_cpu_seconds")
+"""Columns that are left out where no run has recorded them."""
+
 FOOTPRINT = (
     Column("seeds", "seeds", "Seeds", "text", "footprint"),
     Column("parameters", "parameters, total", "Parameters", "count", "footprint"),
+    Column("used_parameters", "parameters that some task acts with", "Parameters used", "count", "footprint"),
+    Column("copies", "sets of the policy's weights", "Copies", "count", "footprint"),
     Column("parameters_per_task", "parameters added per task", "Parameters per task", "text", "footprint"),
     Column("memory_bytes", "memory of past data", "Memory kept", "bytes", "footprint"),
     Column("agent_bytes", "agent on disk", "Agent on disk", "bytes", "footprint"),
@@ -124,10 +129,15 @@ def build(collection: Collection) -> Table:
     rows = tuple(_row(group) for group in collection.groups)
     errors = any(run.matrix.action_error for run in collection.runs)
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
-    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *FOOTPRINT,
+    seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
+    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *seen,
                *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
+
+
+def _known(rows: Sequence[Row], key: str) -> bool:
+    return any(row.entries[key].summary for row in rows)
 
 
 def returns_columns(collection: Collection) -> tuple[Column, ...]:

@@ -308,6 +308,8 @@ def footprint_fits_files(made: Record) -> None:
     method = load_agent(newest)
     assert footprint["agent_bytes"] == sum(path.stat().st_size for path in newest.iterdir())
     assert footprint["parameters"] == sum(p.numel() for p in method.parameters())
+    assert footprint["used_parameters"] == footprint["parameters"] - method.unused_parameters() > 0
+    assert footprint["copies"] == method.copies() >= 1
     assert sum(footprint["parameters_per_task"]) == footprint["parameters"]
     assert footprint["memory_bytes"] == method.memory_bytes()
     tensors = sum(value.nbytes for value in read_folder(newest)[1]["tensors"].values())

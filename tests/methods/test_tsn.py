@@ -45,6 +45,22 @@ def test_a_task_takes_its_share_of_what_is_free(policy):
             assert abs(1 - free / size - 0.875) < 0.02
 
 
+@pytest.mark.parametrize("options", [{}, {"biases": "masked", "norms": "frozen"}], ids=str)
+def test_what_no_task_acts_with_is_not_counted(options):
+    """Whatever stands there, every task acts as before."""
+    lab = Lab(config("tsn", "dt", **options)).learn()
+    before = [lab.actions(task) for task in range(3)]
+    policy, pool, changed = lab.method.policy, lab.method.pool, 0
+    used, own = pool.occupied(0), {name for task in range(3) for name in pool.small.of(task)}
+    with torch.no_grad():
+        for name, p in policy.shared().items():
+            free = ~used[name] if name in used else torch.full_like(p, name in own, dtype=torch.bool)
+            p[free] = 7.0
+            changed += int(free.sum())
+    assert changed == lab.method.unused_parameters() > 0
+    assert all(torch.equal(lab.actions(task), before[task]) for task in range(3))
+
+
 def test_equal_remaining_leaves_nothing_and_a_further_task_is_refused():
     lab = Lab(config("tsn", schedule="equal_remaining")).learn()
     masks = [lab.method.pool.masks.mask(task) for task in range(3)]

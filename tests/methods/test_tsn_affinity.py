@@ -39,9 +39,9 @@ def data(kind, seed, discrete):
                              behaviour={"policy": "function"})
 
 
-def lab_of(kinds, policy="bc", discrete=False, **options):
+def lab_of(kinds, policy="bc", method="tsn_affinity", *, discrete=False, shared=None, **options):
     sizes = {"bc": WIDE, "dt": {"width": 32, "layers": 1, "attention_heads": 2, "context": 4}}[policy]
-    lab = Lab(config("tsn_affinity", policy, policy_options=sizes, **(SHORT | options)))
+    lab = Lab(config(method, policy, policy_options=sizes | (shared or {}), **(SHORT | options)))
     sets = [data(kind, seed, discrete) for seed, kind in enumerate(kinds)]
     tasks = tuple(Task(index=i, name=f"{kind}-{i}", spec=one.spec, data=one, text=f"Do {kind}.")
                   for i, (kind, one) in enumerate(zip(kinds, sets, strict=True)))
@@ -128,13 +128,34 @@ def test_routing_leaves_the_training_data_alone():
     assert again.method.facts[2] == once
 
 
+KINDS = ["A", "A", "B"]
+
+
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 def test_every_task_is_learned(policy):
-    """At least 90 % of what one network per task reaches."""
-    lab = lab_of(["A", "A", "B"], policy, steps=400).learn()
+    """At least 90 % of what one network per task reaches, where finetuning falls below 60 % on the first task."""
+    labs = {method: lab_of(KINDS, policy, method, steps=400).learn() for method in ("tsn_affinity", "tsn", "independent")}
     for task in range(3):
-        alone = lab_of([["A", "A", "B"][task]], policy, steps=400, keep_ratio=1.0).learn()
-        assert accuracy(lab, task, task) >= 0.9 * accuracy(alone, 0, task)
+        alone = accuracy(labs["independent"], task, task)
+        assert alone > 0.9
+        for method in ("tsn_affinity", "tsn"):
+            assert accuracy(labs[method], task, task) >= 0.9 * alone
+    one_head = {"heads": "single", "normaliser": "first"}
+    assert accuracy(lab_of(KINDS, policy, "finetune", steps=400, shared=one_head).learn(), 0, 0) < 0.6
+
+
+def test_what_a_sharing_task_could_train_is_told():
+    lab = lab_of(["A", "A"], warm_start=0.02)
+    lab.learn(0)
+    phase = lab.phases(1)[0]
+    phase.begin()
+    before = lab.loss(1)
+    lab = lab_of(["A", "A"], warm_start=0.02).learn(0, 1)
+    first, second = (lab.method.facts[task]["new_share"] for task in (0, 1))
+    assert first == 1.0 and 0.05 < second < 1.0
+    assert lab.loss(1) < 0.8 * before
+    with pytest.warns(UserWarning, match=r"task 2 could train \d+ of the \d+ weights in its mask"):
+        lab_of(["A", "A"], warm_start=1.0).learn(0, 1)
 
 
 def accuracy(lab, task, of):
