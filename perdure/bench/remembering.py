@@ -6,6 +6,7 @@ import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,16 @@ from perdure.bench.measure import Bench, Clock, Figure, Spread, Target
 from perdure.experiment import Experiment, RunConfig, resolve
 from perdure.progress import Quiet
 
-CONSTANT = ("finetune", "ewc", "packnet", "er", "clonex")
+CONSTANT = ("finetune", "ewc", "packnet", "er", "clonex", "tsn_affinity")
 """Methods whose state is bounded, up to a head and some masks per task."""
 
 GROWING = ("perfect_memory", "independent")
 """Methods that keep more with every task, as they say under Keeps."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "er": {"memory_bytes": 1_000_000}, "clonex": {"memory_bytes": 1_000_000}, "tsn_affinity": {"router": "never"},
+}  # fmt: skip
+"""That bound what a method keeps: by default replay keeps a share of all data, and tasks that are far from all others copies."""
 
 FEW = 2
 
@@ -33,8 +39,8 @@ def remembering(bench: Bench) -> list[Figure]:
     for name in (*CONSTANT, *GROWING):
         peaks = {}
         for tasks in (FEW, scale.memory_tasks):
-            options = method | ({"memory_bytes": 1_000_000} if name in ("er", "clonex") else {})
-            config = resolve(name, "toy", method_options=options, policy_options=policy, stream_options_={"tasks": tasks},
+            config = resolve(name, "toy", method_options=method | OPTIONS.get(name, {}), policy_options=policy,
+                             stream_options_={"tasks": tasks},
                              evaluation={"episodes": 2, "shared": 1, "curve": 0, "slots": 2})
             peaks[tasks] = _peak(config, bench.folder)
         few, many = peaks.values()

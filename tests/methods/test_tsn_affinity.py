@@ -194,6 +194,22 @@ def test_nothing_of_the_data_is_in_the_agent():
             assert not any(flat[i : i + 6].numpy().tobytes() in rows for i in range(len(flat) - 5)), name
 
 
+@pytest.mark.filterwarnings("ignore:task .* could train")
+def test_fifty_tasks_in_one_copy_add_masks_and_statistics_only():
+    options = {"router": "never", "steps": 2, "tasks": 50, "policy_options": {"width": 64, "layers": 3}}
+    lab, sizes = Lab(config("tsn_affinity", **options)), {}
+    for task in range(50):
+        lab.learn(task)
+        sizes[task] = lab.method.state_dict()
+    assert lab.method.copies() == 1
+    last = {name: value.nbytes for name, value in sizes[49].items() if name not in sizes[48]}
+    bits = sum(mask.numel() for mask in lab.method.pool.masks.mask(49).values()) / 8
+    own = sum(p.nbytes for p in [*lab.method.policy.private(49).values(), *lab.method.pool.small.of(49).values()])
+    assert sum(last.values()) < bits + own + 2000, "2,000 bytes of statistics"
+    grown = {name for name in sizes[48] if name in sizes[49] and sizes[49][name].nbytes > sizes[48][name].nbytes}
+    assert not grown
+
+
 # -- the distances themselves ---------------------------------------------------------------------------------
 
 
