@@ -9,7 +9,6 @@ ALE: Bellemare et al. 2013, JAIR 47; ale-py is under GPL-2.0 and stays an extra.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 import numpy as np
 
+from perdure.benchmarks.installed import versions_of
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Discrete, Spec
 from perdure.data.convert.minari_atari import SIZE, grey
@@ -181,7 +181,4 @@ def versions() -> dict[str, str]:
     Raises:
         UsageError: the extra is not installed.
     """
-    try:
-        return {name: importlib.metadata.version(name) for name in ("ale-py", "gymnasium", "opencv-python-headless")}
-    except importlib.metadata.PackageNotFoundError as problem:
-        raise missing(problem.name or "ale-py") from None
+    return versions_of("ale-py", "gymnasium", "opencv-python-headless", missing=missing)

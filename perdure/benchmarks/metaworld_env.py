@@ -10,7 +10,6 @@ Meta-World: Yu et al. 2019, arXiv 1910.10897; MIT licence. Imports no torch; met
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from perdure.benchmarks import frozen
+from perdure.benchmarks.installed import versions_of
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Spec
 
@@ -213,9 +213,7 @@ def raw_environment(task: str) -> Any:
     try:
         from metaworld.env_dict import ENV_CLS_MAP
     except ModuleNotFoundError as problem:
-        raise UsageError(
-            f"Meta-World is not installed ({problem.name}): pip install 'perdure[metaworld]'"
-        ) from None
+        raise missing(problem.name or "metaworld") from None
     if f"{task}-v3" not in ENV_CLS_MAP:
         names = [name.removesuffix("-v3") for name in ENV_CLS_MAP]
         raise UsageError(f"Meta-World has no task '{task}'{nearest(task, names)}")
@@ -224,6 +222,11 @@ def raw_environment(task: str) -> Any:
     del env.sawyer_observation_space  # a cached property, computed while the goal was still hidden
     env._set_task_called = True
     return env
+
+
+def missing(package: str) -> UsageError:
+    """What to say where a package of the extra is not there."""
+    return UsageError(f"Meta-World is not installed ({package}): pip install 'perdure[metaworld]'")
 
 
 def expert(task: str) -> Any:
@@ -254,9 +257,4 @@ def versions() -> dict[str, str]:
     Raises:
         UsageError: Meta-World is not installed.
     """
-    try:
-        return {name: importlib.metadata.version(name) for name in ("metaworld", "mujoco", "numpy")}
-    except importlib.metadata.PackageNotFoundError as problem:
-        raise UsageError(
-            f"Meta-World is not installed ({problem.name}): pip install 'perdure[metaworld]'"
-        ) from None
+    return versions_of("metaworld", "mujoco", "numpy", missing=missing)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import gymnasium
 import numpy as np
 
 from perdure.benchmarks import frozen
+from perdure.benchmarks.installed import versions_of
 from perdure.benchmarks.panda_layout import ABSENT, Layout, LayoutName
 from perdure.core.errors import UsageError, nearest
 
@@ -222,10 +222,7 @@ def versions() -> dict[str, str]:
     Raises:
         UsageError: panda-gym is not installed.
     """
-    try:
-        return {name: importlib.metadata.version(name) for name in ("panda-gym", "pybullet", "numpy")}
-    except importlib.metadata.PackageNotFoundError as problem:
-        raise missing(problem.name or "panda-gym") from None
+    return versions_of("panda-gym", "pybullet", "numpy", missing=missing)
 
 
 TASKS = tuple(ABSENT)
