@@ -32,7 +32,7 @@ class Expected:
     learning: float
     """Seconds."""
     evaluating: float
-    """Seconds at most: an episode may end at its first success."""
+    """Seconds at most: episodes may end early."""
     memory: float
     """Bytes."""
     disk: float
@@ -57,7 +57,7 @@ def estimate(config: RunConfig, runs: int, workers: int, threads: int, device: s
         f"expected for {runs} run{'s' if runs > 1 else ''} of {config.method} on {config.stream} ({config.policy},"
         f" {config.profile} profile), an estimate from a trial on {one.basis}:",
         f"  time    {duration(learning + evaluating)} (learning {duration(learning)}, evaluation at most {duration(evaluating)}:"
-        " an episode may end at its first success)",
+        " episodes may end early)",
         f"  memory  {size(one.memory)} ({workers} environment worker{'s' if workers != 1 else ''})",
         f"  disk    {size(runs * one.disk)}",
     ]

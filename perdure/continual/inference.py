@@ -17,6 +17,9 @@ from torch import Generator, Tensor
 from perdure.core.policy import Actor, Carry
 from perdure.data.stats import SMALLEST_STD
 
+AT_ONCE = 2**22
+"""Numbers of the observations in memory."""
+
 LEAST_SHARE = 0.02
 """Of the largest deviation of a coordinate among the tasks: no task is surer of it than that."""
 
@@ -34,11 +37,21 @@ class Start:
 def start_of(sampler: Any, steps: int) -> Start:
     """Statistics of the first `steps` observations of the training episodes."""
     chosen = sampler.starts["train"].step
-    rows = chosen[sampler.timestep[chosen] < steps]
-    obs = sampler.windows_at(rows, 1).obs.flatten(1).double()
-    everything = sampler.windows_at(chosen, 1).obs.flatten(1).double()
-    varies = everything.std(0, unbiased=False) >= SMALLEST_STD
-    return Start(obs.mean(0), obs.std(0, unbiased=False).clamp_min(SMALLEST_STD) * varies)
+    mean, std = _moments(sampler, chosen[sampler.timestep[chosen] < steps])
+    varies = _moments(sampler, chosen)[1] >= SMALLEST_STD
+    return Start(mean, std.clamp_min(SMALLEST_STD) * varies)
+
+
+def _moments(sampler: Any, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the observations at flat steps, read a few at a time; constants have a deviation of exactly 0."""
+    first = sampler.windows_at(steps[:1], 1).obs.flatten(1).double()
+    total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
+    for part in steps.split(max(1, AT_ONCE // first.numel())):
+        moved = sampler.windows_at(part, 1).obs.flatten(1).double() - first
+        total += moved.sum(0)
+        squares += moved.square().sum(0)
+    mean = total / len(steps)
+    return first[0] + mean, (squares / len(steps) - mean.square()).clamp_min(0).sqrt()
 
 
 class InferringActor:

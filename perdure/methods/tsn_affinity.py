@@ -3,8 +3,8 @@
 Paper      Zurek et al. 2026 (arXiv 2604.25898), whose body could not be read: `compat` are the formulas of the authors' code
 Objective  as tsn; before task t its distance to every earlier task is measured (continual/affinity.py) and compared with a
            threshold: a near task lends its subnetwork, otherwise the task gets weights of its own
-Keeps      as tsn, and per task the mean and variance of its encoder's outputs and of its first observations, and statistics of
-           its data; no observation.
+Keeps      as tsn, and per task the mean and variance of its encoder's outputs, and of its first observations with `task_id
+           inferred`, and statistics of its data; no observation.
            Copies of all weights are added where nothing is near and no room is left (`growth room`), or whenever nothing is near
            (`growth copy`)
 Needs      task id at test, or none with `task_id inferred`
@@ -265,9 +265,10 @@ class TSNAffinity(Method):
         error = action_affinity(self.policy, held_out, t, weights) / max(constant_affinity(held_out), 1e-6)
         again = latent_affinity(latent(self.policy, held_out, t, weights), own)
         self.policy.train()
-        begin = start_of(view.sampler, self.config.inference_steps)
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
-        self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
+        if self.config.task_id == "inferred":
+            begin = start_of(view.sampler, self.config.inference_steps)
+            self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
         self._index(self.facts[t]["spaces"]).add(t, self._signature(described, t))
         self.facts[t] |= {"own_action": error, "own_latent": again, "new_share": self._new_share(t)}
 

@@ -1,8 +1,10 @@
 """Task inference: the task that fits the first observations acts, and nothing that names it is looked at."""
 
 import torch
+from tiny import Lab, config
 
-from perdure.continual.inference import InferringActor, Start
+from perdure.continual import inference
+from perdure.continual.inference import InferringActor, Start, start_of
 
 
 class Says:
@@ -56,3 +58,18 @@ def test_rows_do_not_depend_on_each_other():
     together, _ = actor.act(torch.tensor([[0.0], [4.0]]), actor.start(2), torch.Generator())
     alone, _ = actor.act(torch.tensor([[0.0], [0.0]]), actor.start(2), torch.Generator())
     assert together[0] == alone[0]
+
+
+def test_statistics_of_the_first_steps_whatever_is_read_at_once(monkeypatch):
+    lab = Lab(config(stream="toy-pixels"))
+    sampler = lab.views.views[0].sampler
+    begin = start_of(sampler, 3)
+    chosen = sampler.starts["train"].step
+    rows = sampler.windows_at(chosen[sampler.timestep[chosen] < 3], 1).obs.flatten(1).double()
+    varies = sampler.windows_at(chosen, 1).obs.flatten(1).double().std(0) > 0
+    assert torch.allclose(begin.mean, rows.mean(0))
+    assert torch.allclose(begin.std[varies], rows.std(0, unbiased=False).clamp_min(1e-4)[varies], atol=1e-6)
+    assert bool((begin.std[~varies] == 0).all()) and bool(varies.any()) and not bool(varies.all())
+    monkeypatch.setattr(inference, "AT_ONCE", 1)
+    again = start_of(sampler, 3)
+    assert torch.allclose(again.mean, begin.mean) and torch.allclose(again.std, begin.std)
