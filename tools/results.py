@@ -87,6 +87,7 @@ TABLES: dict[str, list[Row]] = {
         *(Row(method, "cw10-v3", seeds=(0, 1, 2), options=REPLAY) for method in ("er", "clonex")),
         *(Row(method, "cw10-v3", options=REPLAY) for method in ("der", "agem")),
         Row("tsn", "cw10-v3"),
+        Row("tsn", "cw10-v3", options={"schedule": "equal_remaining"}, label="equal shares"),
         routed("cw10-v3", "bc", router="action"),
         routed("cw10-v3", "bc", task_id="inferred"),
         routed("cw10-v3", "bc", router="random"),
@@ -106,6 +107,7 @@ TABLES: dict[str, list[Row]] = {
         routed("panda3-v3", "dt", task_id="inferred"),
         Row("tsn", "panda3-v3", "dt", options={"keep_ratio": 0.5}, label="keep ratio 0.5"),
         *rows("panda3-v3", "ewc perfect_memory", "dt"),
+        Row("independent", "panda3-v3", "dt", (0, 1, 2), policy_options={"width": 32, "mlp_width": 131}, label="as large as tsn"),
     ],
     "panda3-v3-padded-dt": [
         Row("independent", "panda3-v3", "dt", stream_options=PADDED),

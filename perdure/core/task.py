@@ -165,7 +165,10 @@ class Stream:
         if len(scales) == 1:
             return self.tasks[0].score
         kinds = {scale.kind for scale in scales}
-        words = "; ".join(f"{task.name}: {task.score.kind} ({task.score.source})" for task in self.tasks)
+        if len({(score.kind, score.source) for score in (task.score for task in self.tasks)}) == 1:
+            words = f"{self.tasks[0].score.source}, a scale per task"
+        else:
+            words = "; ".join(f"{task.name}: {task.score.kind} ({task.score.source})" for task in self.tasks)
         return ScoreScale(kinds.pop() if len(kinds) == 1 else "mixed", 0.0, 1.0, words)
 
     def to_json(self) -> dict[str, Any]:
