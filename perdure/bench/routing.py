@@ -6,7 +6,7 @@ synthetic tasks whose expert is known, as a thousand networks cannot be trained 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -148,16 +148,22 @@ def decisions(count: int, candidates: int) -> tuple[list[int | None], list[int |
         own = signature_of(batches, 0)
         near = index.near(own, candidates)
         measured += len(near)
-        ratios = {source: _ratio(batches[0], *models[source]) for source in range(task)}
-        exact.append(nearest_source(ratios))
-        indexed.append(nearest_source({source: ratios[source] for source in near}))
+        found = {source: _distances(batches[0], *models[source]) for source in range(task)}
+        exact.append(_decided(found))
+        indexed.append(_decided({source: found[source] for source in near}))
         models.append(expert(kind, shift))
         index.add(task, own)
     return exact, indexed, measured
 
 
-def _ratio(batch: Windows, weights: Tensor, mean: Tensor) -> float:
-    """That of router `action`, for a subnetwork that is the expert itself."""
+def _decided(found: Mapping[int, Distances]) -> int | None:
+    """By router `action`."""
+    return nearest_source({source: ratio("action", d, 0.5, 1.0, 0.7) for source, d in found.items()},
+                          {source: d.action for source, d in found.items()})
+
+
+def _distances(batch: Windows, weights: Tensor, mean: Tensor) -> Distances:
+    """To a subnetwork that is the expert itself."""
     error = (torch.tanh((batch.obs - mean) @ weights) - batch.action).square().mean()
     constant = batch.action.var(0, unbiased=False).mean()
-    return ratio("action", Distances(float(error / constant), 0.0, 0.03, 0.0), 0.5, 1.0, 0.7)
+    return Distances(float(error / constant), 0.0, 0.03, 0.0)

@@ -39,37 +39,50 @@ def as_task(batch: Windows, task: int) -> Windows:
 
 
 @torch.no_grad()
-def action_affinity(policy: Policy, batches: Sequence[Windows], task: int, weights: Weights) -> float:
-    """Error with which `task` predicts the logged actions: mean squared per channel, or cross-entropy in nats.
+def action_affinity(policy: Policy, batches: Sequence[Windows], task: int, weights: Weights, among_all: bool = False) -> float:
+    """Error with which `task` predicts the logged actions: mean squared over the channels that vary, or cross-entropy in nats.
 
-    Discrete: among the actions that occur in the batches.
+    Args:
+        among_all: whether discrete actions compete that do not occur in the batches.
     """
     total, count = 0.0, 0.0
-    kinds = torch.cat([b.action[b.valid] for b in batches]).unique() if batches[0].action.dtype == torch.int64 else None
+    actions = torch.cat([b.action[b.valid] for b in batches])
+    discrete = actions.dtype == torch.int64
+    kinds = actions.unique() if discrete else _varying(actions)
     for batch in batches:
-        error = _error(policy.predict(as_task(batch, task), weights), batch.action, kinds) * batch.valid
+        out = policy.predict(as_task(batch, task), weights)
+        if discrete:
+            error = _cross_entropy(out, batch.action, None if among_all else kinds) * batch.valid
+        else:
+            error = (out.output() - batch.action)[..., kinds].square().mean(-1) * batch.valid
         total, count = total + float(error.sum()), count + float(batch.valid.sum())
     return total / count
 
 
-def _error(out: ActionDist, action: Tensor, kinds: Tensor | None) -> Tensor:
-    """(B, L)."""
-    if kinds is None:
-        return out.error(action)
+def _cross_entropy(out: ActionDist, action: Tensor, kinds: Tensor | None) -> Tensor:
+    """(B, L) in nats, among the actions `kinds` or all."""
     assert out.logits is not None
-    among = torch.full((out.logits.shape[-1],), float("-inf"), device=action.device)
-    among[kinds] = 0.0
+    among = torch.zeros(out.logits.shape[-1], device=action.device)
+    if kinds is not None:
+        among.fill_(float("-inf"))[kinds] = 0.0
     known = action.clamp(max=out.logits.shape[-1] - 1)
     return F.cross_entropy((out.logits + among).flatten(0, 1), known.flatten(), reduction="none").view(action.shape)
 
 
 def constant_affinity(batches: Sequence[Windows]) -> float:
-    """Error of the best constant prediction on these batches: the variance per channel, or the entropy in nats."""
+    """Error of the best constant prediction on these batches: the mean variance of the channels that vary, or the entropy in
+    nats."""
     actions = torch.cat([b.action[b.valid] for b in batches])
     if actions.dtype == torch.int64:
         share = actions.bincount().double() / len(actions)
         return float(-(share * share.clamp_min(1e-30).log()).sum())
-    return float(actions.double().var(0, unbiased=False).mean())
+    return float(actions[:, _varying(actions)].double().var(0, unbiased=False).mean())
+
+
+def _varying(actions: Tensor) -> Tensor:
+    """Channels (numbers) that are not constant, which padding is; all if none varies."""
+    varies = (actions != actions[0]).any(0)
+    return (varies if bool(varies.any()) else ~varies).nonzero().flatten()
 
 
 @torch.no_grad()
@@ -98,6 +111,11 @@ def symmetric_divergence(a: Latent, b: Latent) -> Tensor:
     one = 0.5 * ((b.variance / a.variance).log() + (a.variance + gap) / b.variance - 1)
     other = 0.5 * ((a.variance / b.variance).log() + (b.variance + gap) / a.variance - 1)
     return 0.5 * (one + other)
+
+
+def released_latent_affinity(new: Latent, old: Latent) -> float:
+    """Sum of the symmetric divergence over all dimensions, in nats, as in the authors' code."""
+    return float(symmetric_divergence(new, old).sum())
 
 
 def latent_affinity(new: Latent, old: Latent) -> float:

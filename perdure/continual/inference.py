@@ -20,6 +20,9 @@ from perdure.data.stats import SMALLEST_STD
 AT_ONCE = 2**22
 """Numbers of the observations in memory."""
 
+EXECUTED = "action"
+"""What actors that read their history call the actions in it."""
+
 LEAST_SHARE = 0.02
 """Of the largest deviation of a coordinate among the tasks: no task is surer of it than that."""
 
@@ -55,10 +58,14 @@ def _moments(sampler: Any, steps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class InferringActor:
-    """Acts as the task that the observations since the start of the episode speak for."""
+    """Acts as the task that the observations since the start of the episode speak for.
 
-    def __init__(self, actors: Mapping[int, Actor], starts: Mapping[int, Start], targets: Mapping[int, float], steps: int):
-        """`actors`, `starts` and return `targets` of the tasks that may be meant, all of equal spaces."""
+    Every task's own actor reads along while there is something to listen to, so that whichever is chosen has the window that it
+    would have had from the start, with the actions that were executed.
+    """
+
+    def __init__(self, actors: Mapping[int, Actor], starts: Mapping[int, Start], steps: int):
+        """`actors` and `starts` of the tasks that may be meant, all of equal spaces."""
         self.tasks, self.actors, self.steps = list(actors), list(actors.values()), steps
         mean = torch.stack([starts[task].mean for task in self.tasks])
         std = torch.stack([starts[task].std for task in self.tasks])
@@ -66,33 +73,28 @@ class InferringActor:
         self.columns = known.nonzero().flatten()
         self.mean = mean[:, known]
         self.std = torch.maximum(std[:, known], LEAST_SHARE * std[:, known].max(0).values)
-        self.targets = torch.tensor([targets[task] for task in self.tasks])
 
     def start(self, n: int) -> Carry:
-        inner = {f"inner.{name}": value for name, value in self.actors[0].start(n).items()}
         device = self.mean.device
-        return inner | {"evidence": torch.zeros(n, len(self.tasks), dtype=torch.float64, device=device),
-                        "seen": torch.zeros(n, dtype=torch.int64, device=device),
-                        "chosen": torch.zeros(n, dtype=torch.int64, device=device)}
+        own = {f"{i}.{name}": value for i, actor in enumerate(self.actors) for name, value in actor.start(n).items()}
+        return own | {"evidence": torch.zeros(n, len(self.tasks), dtype=torch.float64, device=device),
+                      "seen": torch.zeros(n, dtype=torch.int64, device=device)}
 
     @torch.no_grad()
     def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
-        listening = (carry["seen"] < self.steps).unsqueeze(1)
-        evidence = carry["evidence"] + self._likelihood(obs) * listening
+        listening = carry["seen"] < self.steps
+        evidence = carry["evidence"] + self._likelihood(obs) * listening.unsqueeze(1)
         chosen = evidence.argmax(1)
-        inner = {name.removeprefix("inner."): value for name, value in carry.items() if name.startswith("inner.")}
-        if "target" in inner:  # the return that is asked for is the chosen task's own
-            targets = self.targets.to(inner["target"])
-            inner["target"] = inner["target"] + targets[chosen] - targets[carry["chosen"]]
-        action, after = self.actors[0].act(obs, inner, g, reward)
-        for index in range(1, len(self.actors)):
-            mine = chosen == index
-            if bool(mine.any()):
-                theirs, state = self.actors[index].act(obs, inner, g, reward)
-                action = _rows(mine, theirs, action)
-                after = {name: _rows(mine, value, after[name]) for name, value in state.items()}
-        return action, {f"inner.{name}": value for name, value in after.items()} | {
-            "evidence": evidence, "seen": carry["seen"] + 1, "chosen": chosen}
+        reading = [i for i in range(len(self.actors)) if bool((listening | (chosen == i)).any())]
+        actions, states = {}, {}
+        for i in reading:
+            own = {name.removeprefix(f"{i}."): value for name, value in carry.items() if name.startswith(f"{i}.")}
+            actions[i], states[i] = self.actors[i].act(obs, own, g, reward)
+        action = _chosen(chosen, actions)
+        history = {i: state[EXECUTED] for i, state in states.items() if EXECUTED in state}
+        executed = {EXECUTED: _chosen(chosen, history)} if history else {}
+        after = {f"{i}.{name}": value for i, state in states.items() for name, value in (state | executed).items()}
+        return action, dict(carry) | after | {"evidence": evidence, "seen": carry["seen"] + 1}
 
     def _likelihood(self, obs: Tensor) -> Tensor:
         """(n, tasks) log-likelihood of one observation, without the constant."""
@@ -100,6 +102,10 @@ class InferringActor:
         return -(((rows - self.mean) / self.std).square() / 2 + self.std.log()).sum(-1)
 
 
-def _rows(mine: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where `mine` (n,) is true."""
-    return torch.where(mine.view(-1, *[1] * (new.dim() - 1)), new, old)
+def _chosen(chosen: Tensor, values: Mapping[int, Tensor]) -> Tensor:
+    """Row by row the value of the chosen actor (n,)."""
+    first, *rest = values
+    found = values[first]
+    for i in rest:
+        found = torch.where((chosen == i).view(-1, *[1] * (found.dim() - 1)), values[i], found)
+    return found

@@ -56,7 +56,7 @@ def save_packed(method: Any, pool: Any, layout: Callable[[], Sequence[Packed]]) 
         for entry in layout():
             full = unused_values(method.seed, entry.key, pool.masks.shapes[entry.name])
             for task, new in additions(pool.masks, entry):
-                value = state.pop(f"{prefix}packed-{task}:{entry.key}")
+                value = state.pop(f"{prefix}packed-{task}:{entry.key}").cpu()
                 coded = value.dtype == torch.uint8
                 full[new] = pool.books.decode(task, entry.name, value, int(new.sum())) if coded else value
             state[prefix + entry.key] = full

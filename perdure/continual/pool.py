@@ -34,18 +34,22 @@ class SubnetworkPool(nn.Module):
         self.small = TaskCopies()
         self.copies = nn.ModuleList()
         self.copy_of: dict[int, int] = {}
-        self.readers: dict[str, int] = {}
-        """Tensor that all tasks share unmasked -> the task that trained it."""
+        self.fixed: dict[int, dict[str, int]] = {}
+        """Copy -> tensor that its tasks share unmasked -> the task that trained it."""
         save_packed(method, self, self._layout)
 
     # -- while a task is learned ----------------------------------------------------------------------------
 
-    def open(self, task: int, copy: int, masked: Mapping[str, Tensor], own: Mapping[str, Tensor], seed: int) -> None:
+    def open(
+        self, task: int, copy: int, masked: Mapping[str, Tensor], own: Mapping[str, Tensor], fixed: Mapping[str, Tensor],
+        seed: int,
+    ) -> None:
         """Give the task a place in a copy, made anew if it does not exist.
 
         Args:
             masked: the policy's parameters that the task is to have a mask of.
             own: initial values of what it has to itself.
+            fixed: initial values of what the tasks of a copy share unmasked; the first of them trains it.
         """
         if copy > len(self.copies):
             self.copies.append(nn.ParameterDict())
@@ -53,6 +57,11 @@ class SubnetworkPool(nn.Module):
             if buffer_name(name) not in self._copy(copy):
                 values = unused_values(seed, _key(copy, name), p.shape).to(p.device)
                 self._copy(copy)[buffer_name(name)] = Parameter(values)
+        readers = self.fixed.setdefault(copy, {})
+        for name, value in fixed.items():
+            if name not in readers and copy:
+                self._copy(copy)[buffer_name(name)] = Parameter(value.detach().clone())
+            readers.setdefault(name, task)
         self.copy_of[task] = copy
         self.small.open(task, own)
 
@@ -74,10 +83,15 @@ class SubnetworkPool(nn.Module):
     def _names(self, task: int) -> list[str]:
         return self.masks.names.get(task) or list(self.masks.counts)
 
-    def first_reader(self, name: str, task: int) -> bool:
-        """Whether no task before this one has read a tensor that all share; the first one trains it."""
-        self.readers.setdefault(name, task)
-        return self.readers[name] == task
+    def unmasked(self, policy: Policy, task: int) -> dict[str, Parameter]:
+        """What the task shares unmasked with the others of its copy."""
+        copy, shared = self.copy_of[task], policy.shared()
+        return {name: self._copy(copy)[buffer_name(name)] if copy else shared[name] for name in self.fixed.get(copy, {})}
+
+    def trained_unmasked(self, policy: Policy, task: int) -> dict[str, Parameter]:
+        """Of that, what the task is the first to read."""
+        readers = self.fixed.get(self.copy_of[task], {})
+        return {name: p for name, p in self.unmasked(policy, task).items() if readers[name] == task}
 
     def members(self, copy: int) -> list[int]:
         """Tasks with a finished mask in a copy."""
@@ -130,16 +144,18 @@ class SubnetworkPool(nn.Module):
             return {}  # a task that is not learned yet acts with all weights
         mask = self.masks.mask(task) if task in self.masks.finished() else self.masks.choose(taken)
         weights = self.weights(policy, task)
-        return {name: weights[name].detach() * part for name, part in mask.items()} | self.small.of(task)
+        masked = {name: weights[name].detach() * part for name, part in mask.items()}
+        return masked | self.unmasked(policy, task) | self.small.of(task)
 
     def unused(self, policy: Policy) -> int:
         """Parameters that no finished task acts with: free weights, and tensors of which every task has a copy."""
         shared = policy.shared()
         replaced = {name for task in self.copy_of for name in self.small.of(task)}
         count = sum(p.numel() for name, p in shared.items() if name in replaced)
-        for copy in range(len(self.copies) + 1):
-            count += sum(mask.numel() - int(mask.sum()) for mask in self.occupied(copy).values())
-        return count
+        occupied = {copy: self.occupied(copy) for copy in range(len(self.copies) + 1)}
+        count += sum(mask.numel() - int(mask.sum()) for masks in occupied.values() for mask in masks.values())
+        elsewhere = {name for masks in occupied.values() for name in masks} - occupied[0].keys()
+        return count + sum(shared[name].numel() for name in elsewhere)
 
     # -- saving ---------------------------------------------------------------------------------------------
 
@@ -156,7 +172,8 @@ class SubnetworkPool(nn.Module):
         return {
             "masks": self.masks.architecture(), "books": self.books.architecture(), "small": self.small.architecture(),
             "copies": [{name: list(p.shape) for name, p in copy.items()} for copy in self.copies],
-            "copy_of": [[task, copy] for task, copy in self.copy_of.items()], "readers": dict(self.readers),
+            "copy_of": [[task, copy] for task, copy in self.copy_of.items()],
+            "fixed": [[copy, readers] for copy, readers in self.fixed.items()],
         }  # fmt: skip
 
     def rebuild(self, architecture: Mapping[str, Any]) -> None:
@@ -168,7 +185,7 @@ class SubnetworkPool(nn.Module):
             for name, shape in shapes.items():  # one by one: a whole dict would be sorted
                 self._copy(len(self.copies))[name] = Parameter(torch.zeros(shape))
         self.copy_of = {int(task): int(copy) for task, copy in architecture["copy_of"]}
-        self.readers = {name: int(task) for name, task in architecture["readers"].items()}
+        self.fixed = {int(copy): {name: int(task) for name, task in readers.items()} for copy, readers in architecture["fixed"]}
 
 
 def _key(copy: int, name: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ROUTERS = ("action", "latent", "hybrid", "never", "always", "oracle", "random")
+
+FAR = 1e9
+"""A distance over threshold that is never near; JSON has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Decision:
 
     source: int | None
     """The earlier task whose copy it shares; None: it is not near any."""
-    ratios: Mapping[int, float]
+    nearest: int | None
+    """The nearest task, whether it is near enough or not; None: there is none to share with."""
+    ratios: Mapping[int, float] = field(default_factory=dict)
     """Distance over threshold per candidate; 1 or less means near enough."""
-    distances: Mapping[int, Distances]
+    distances: Mapping[int, Distances] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {"source": self.source, "ratios": {str(t): r for t, r in self.ratios.items()},
@@ -39,23 +44,29 @@ class Decision:
 
 
 def ratio(kind: str, distance: Distances, tolerance: float, latent_tolerance: float, mix: float) -> float:
-    """Distance over threshold.
+    """Distance over threshold, 0 where the new task is as near as the earlier task's own data.
 
     action: the threshold lies between the error of the earlier task on its own data and that of a constant prediction, at the
-    share `tolerance` of the way. latent: `latent_tolerance` nats per dimension above the divergence within the earlier task.
-    hybrid: `mix` times the first and 1 - `mix` times the second.
+    share `tolerance` of the way; a task that is no better than a constant on its own data is near to nothing. latent:
+    `latent_tolerance` nats per dimension above the divergence within the earlier task. hybrid: `mix` times the first and
+    1 - `mix` times the second.
     """
-    action = (distance.action - distance.own_action) / max(tolerance * (1 - distance.own_action), 1e-6)
-    latent = (distance.latent - distance.own_latent) / latent_tolerance
+    room = tolerance * (1 - distance.own_action)
+    action = max(0.0, distance.action - distance.own_action) / room if room > 0 else FAR
+    latent = max(0.0, distance.latent - distance.own_latent) / latent_tolerance
     return {"action": action, "latent": latent, "hybrid": mix * action + (1 - mix) * latent}[kind]
 
 
-def nearest_source(ratios: Mapping[int, float]) -> int | None:
-    """The candidate with the smallest ratio, the earliest of equal ones, if it is near enough."""
-    if not ratios:
-        return None
-    best = min(ratios, key=lambda task: (ratios[task], task))
-    return best if ratios[best] <= 1 else None
+def raw_distance(kind: str, distance: Distances, latent_tolerance: float, mix: float) -> float:
+    """By which near tasks are compared: how well each would do, not how far that is from what it does on its own data."""
+    latent = distance.latent / latent_tolerance
+    return {"action": distance.action, "latent": latent, "hybrid": mix * distance.action + (1 - mix) * latent}[kind]
+
+
+def nearest_source(ratios: Mapping[int, float], raw: Mapping[int, float]) -> int | None:
+    """Of the candidates that are near enough the one with the smallest raw distance, the earliest of equal ones."""
+    near = [task for task in ratios if ratios[task] <= 1]
+    return min(near, key=lambda task: (raw[task], task)) if near else None
 
 
 def released_source(kind: str, actions: Mapping[int, float], latents: Mapping[int, float], action_threshold: float,

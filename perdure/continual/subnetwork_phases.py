@@ -14,6 +14,7 @@ from perdure.continual.subnetworks import Masks
 from perdure.core.batch import average
 from perdure.core.errors import UsageError
 from perdure.core.method import MethodConfig, Phase, Step
+from perdure.core.rng import keyed
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ def open_subnetwork(
     rest = {name: p for name, p in needed.items() if name not in masked}
     own = rest if config.norms == "task" else biases_of(policy, rest)
     before = pool.small.of(t - 1 if source is None else source)
-    pool.open(t, copy, masked, {name: before.get(name, p) for name, p in own.items()}, method.seed)
+    with keyed(method.seed, "copy", copy):
+        initial = dict(method.new_policy().named_parameters()) if copy else {}
+    fixed = {name: initial.get(name, p).to(p.device) for name, p in rest.items() if name not in own}
+    pool.open(t, copy, masked, {name: before.get(name, p) for name, p in own.items()}, fixed, method.seed)
     pool.masks.open(t, masked, share, taken, method.generator("scores", t), of_free)
-    first = {name: p for name, p in rest.items() if name not in own and pool.first_reader(name, t)}
     weights = {f"weight {name}": p for name, p in pool.weights(policy, t).items()}
     scores = {f"score {name}": p for name, p in pool.masks.current().items()}
-    method.optimizer("policy", weights | scores | policy.private(t) | pool.small.of(t) | first)
+    method.optimizer("policy", weights | scores | policy.private(t) | pool.small.of(t) | pool.trained_unmasked(policy, t))
 
 
 def subnetwork_phases(
@@ -99,7 +102,7 @@ def subnetwork_phases(
             keep.update(pool.keep(t, frozen))
         view = pool.masks.view(weights, pool.masks.choose(barred), frozen)
         batch = access.current.windows(policy.context, config.batch, step)
-        loss = average(policy.loss, batch, weights={**view, **pool.small.of(t)})
+        loss = average(policy.loss, batch, weights={**view, **pool.unmasked(policy, t), **pool.small.of(t)})
         return {"fit": method.descend("policy", loss, keep=keep)}
 
     def finish() -> None:
@@ -121,7 +124,8 @@ def subnetwork_phases(
             added.update(pool.added(t))
         view = pool.clustered(weights, added, mask)
         batch = access.current.windows(policy.context, config.batch, step)
-        fit = method.descend("policy", average(policy.loss, batch, weights={**view, **pool.small.of(t)}))
+        weights_now = {**view, **pool.unmasked(policy, t), **pool.small.of(t)}
+        fit = method.descend("policy", average(policy.loss, batch, weights=weights_now))
         pool.write(weights, added)
         return {"fit": fit}
 

@@ -27,11 +27,18 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from perdure.continual.affinity import Latent, action_affinity, constant_affinity, latent, latent_affinity
+from perdure.continual.affinity import (
+    Latent,
+    action_affinity,
+    constant_affinity,
+    latent,
+    latent_affinity,
+    released_latent_affinity,
+)
 from perdure.continual.compat import set_released
 from perdure.continual.inference import InferringActor, Start, start_of
 from perdure.continual.pool import SubnetworkPool
-from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, released_source
+from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, raw_distance, released_source
 from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
 from perdure.continual.subnetworks import Masks
 from perdure.continual.task_index import TaskIndex, signature_of
@@ -104,6 +111,9 @@ class TSNAffinityConfig(SubnetworkConfig):
             raise UsageError(f"method.mix is {self.mix} and method.warm_start {self.warm_start}; give shares from 0 to 1")
         if self.max_copies is not None and self.max_copies < 1:
             raise UsageError(f"method.max_copies is {self.max_copies}; give 1 or more, or none")
+        if self.max_copies is not None and self.router == "always":
+            raise UsageError(f"method.max_copies is {self.max_copies} and method.router 'always'; give max_copies none, as every"
+                             " task has a copy of its own")
 
 
 class TSNAffinity(Method):
@@ -137,11 +147,11 @@ class TSNAffinity(Method):
             decision = self._decide(t, access)
             words = {"text": access.text()} if self.config.router == "oracle" else {}
             self.facts[t] = decision.to_json() | words | {"spaces": access.current.sampler.spaces}
-            copy = self._place(t, decision)
-            self.facts[t]["copy"] = copy
-            open_subnetwork(self, access, copy, self.config.keep_ratio, self._taken(t), decision.source, of_free=False)
-            if decision.source is not None:
-                self._warm_start(t, decision.source)
+            self.facts[t] |= self._place(decision)
+            copy, source = self.facts[t]["copy"], self.facts[t]["source"]
+            open_subnetwork(self, access, copy, self.config.keep_ratio, self._taken(t), source, of_free=False)
+            if source is not None:
+                self._warm_start(t, source)
 
         return subnetwork_phases(self, access, start, lambda: self._taken(t), after=lambda: self._describe(t, access))
 
@@ -153,26 +163,23 @@ class TSNAffinity(Method):
         spaces = access.current.sampler.spaces
         known = [s for s in self.pool.masks.finished() if self.facts[s]["spaces"] == spaces]
         if not known or router == "always":
-            return Decision(None, {}, {})
+            return Decision(None, None)
         if router == "random":
             choice = int(torch.randint(len(known) + 1, (), generator=self.generator("route", t)))
-            return Decision([*known, None][choice], {}, {})
+            return Decision([*known, None][choice], known[0])
         if router == "oracle":
-            return Decision(next((s for s in known if self.facts[s]["text"] == access.text()), None), {}, {})
+            return Decision(next((s for s in known if self.facts[s]["text"] == access.text()), None), known[0])
         batches = [access.current.windows(self.policy.context, self.config.routing_batch, Step(self.seed, t, "route", i))
                    for i in range(self.config.routing_batches)]
-        if not self.config.compat:
-            known = self._index(spaces).near(self._signature(batches, t), self.config.candidates)
-        distances = {s: self._distances(s, batches) for s in known}
         if self.config.compat and router != "never":
-            return self._released(router, distances, constant_affinity(batches))
-        kind = "action" if router == "never" else router
-        ratios = {s: ratio(kind, d, self.config.tolerance, self.config.latent_tolerance, self.config.mix)
-                  for s, d in distances.items()}
-        nearest = min(ratios, key=lambda s: (ratios[s], s))
-        full = router == "never" or (self.config.max_copies is not None and self.copies() >= self.config.max_copies
-                                     and self._room(t) is None)
-        return Decision(nearest if full else nearest_source(ratios), ratios, distances)
+            return self._released(router, known, batches)
+        kind, config = "action" if router == "never" else router, self.config
+        candidates = self._index(spaces).near(self._signature(batches, t), config.candidates)
+        distances = {s: self._distances(s, batches) for s in candidates}
+        ratios = {s: ratio(kind, d, config.tolerance, config.latent_tolerance, config.mix) for s, d in distances.items()}
+        raw = {s: raw_distance(kind, d, config.latent_tolerance, config.mix) for s, d in distances.items()}
+        nearest = min(raw, key=lambda s: (raw[s], s))
+        return Decision(nearest if router == "never" else nearest_source(ratios, raw), nearest, ratios, distances)
 
     def _index(self, spaces: str) -> TaskIndex:
         if spaces not in self.indexes:
@@ -191,25 +198,40 @@ class TSNAffinity(Method):
         self.policy.train()
         return Distances(action, near, self.facts[source]["own_action"], self.facts[source]["own_latent"])
 
-    def _released(self, router: str, distances: dict[int, Distances], constant: float) -> Decision:
+    def _released(self, router: str, known: list[int], batches: list[Windows]) -> Decision:
         """The rules of the authors' code."""
-        actions = {s: d.action * constant for s, d in distances.items()}
-        latents = {s: d.latent * len(self._latent(s).mean) for s, d in distances.items()}
+        self.policy.eval()
+        actions = {s: action_affinity(self.policy, batches, s, self._weights(s), among_all=True) for s in known}
+        latents = {s: released_latent_affinity(latent(self.policy, batches, s, self._weights(s)), self._latent(s)) for s in known}
+        self.policy.train()
         best, near = released_source(router, actions, latents, self.config.action_threshold, self.config.latent_threshold)
-        full = self.config.max_copies is not None and self.copies() >= self.config.max_copies
-        return Decision(best if near or full else None, {}, distances)
+        own = {s: (self.facts[s]["own_action"], self.facts[s]["own_latent"]) for s in known}
+        distances = {s: Distances(actions[s], latents[s], *own[s]) for s in known}
+        return Decision(best if near else None, best, distances=distances)
 
-    def _place(self, t: int, decision: Decision) -> int:
-        """The copy that the task belongs to; one more than there are makes a new one."""
+    def _place(self, decision: Decision) -> dict[str, Any]:
+        """The copy that the task belongs to, where one more than there are makes a new one; whose weights it is lent; and whether
+        it may take any weight of the copy.
+        """
+        if self.config.router == "never":
+            return {"copy": 0, "source": decision.source, "crowded": True}
         if decision.source is not None:
-            return self.pool.copy_of[decision.source]
+            whole = self.config.growth == "copy"
+            return {"copy": self.pool.copy_of[decision.source], "source": decision.source, "crowded": whole}
         if not self.pool.masks.finished():
-            return 0
-        room = self._room(t) if self.config.growth == "room" and self.config.router != "always" else None
-        return self.copies() if room is None else room
+            return {"copy": 0, "source": None, "crowded": False}
+        room = self._room()
+        if room is not None:
+            return {"copy": room, "source": None, "crowded": False}
+        if self.config.max_copies is None or self.copies() < self.config.max_copies:
+            return {"copy": self.copies(), "source": None, "crowded": False}
+        nearest = decision.nearest
+        return {"copy": 0 if nearest is None else self.pool.copy_of[nearest], "source": nearest, "crowded": True}
 
-    def _room(self, t: int) -> int | None:
-        """The first copy in which every tensor has `keep_ratio` of its weights free."""
+    def _room(self) -> int | None:
+        """The first copy in which every tensor has `keep_ratio` of its weights free, if such room is used."""
+        if self.config.growth == "copy" or self.config.router == "always":
+            return None
         for copy in range(self.copies()):
             occupied = self.pool.occupied(copy).values()
             if all(float(mask.float().mean()) <= 1 - self.config.keep_ratio for mask in occupied):
@@ -218,13 +240,13 @@ class TSNAffinity(Method):
 
     def _taken(self, t: int) -> Masks:
         """Weights that the task may not choose: in a copy that it shares with a near task, those of all others."""
-        occupied = self.pool.occupied(self.pool.copy_of.get(t, self.facts[t]["copy"]), before=t)
-        source = self.facts[t]["source"]
-        if source is None:
-            return occupied
-        if self.config.growth == "copy" or self.config.router == "never":
+        facts = self.facts[t]
+        if facts["crowded"]:
             return {}
-        lent = self.pool.masks.mask(source)
+        occupied = self.pool.occupied(facts["copy"], before=t)
+        if facts["source"] is None:
+            return occupied
+        lent = self.pool.masks.mask(facts["source"])
         return {name: mask & ~lent[name] if name in lent else mask for name, mask in occupied.items()}
 
     def _warm_start(self, t: int, source: int) -> None:
@@ -290,17 +312,16 @@ class TSNAffinity(Method):
     # -- acting and saving ----------------------------------------------------------------------------------
 
     def actor(self, task: int) -> Actor:
-        """Of the task; where it is to be inferred, of whichever finished task of these spaces fits the observations best."""
-        if self.config.task_id == "given" or task not in self.facts:
+        """Of the task; where it is to be inferred, of whichever finished task of these spaces fits the observations best. While a
+        task is learned, its learning curve is its own.
+        """
+        described = {t for t in self.facts if hasattr(self.profiles, f"start-{t}")}
+        if task not in described:
             return super().actor(task)
-        spaces = self.facts[task]["spaces"]
-        known = [t for t in self.pool.masks.finished() if self.facts[t]["spaces"] == spaces]
-        if not known:
-            return super().actor(task)
+        known = [t for t in self.facts if t in described and self.facts[t]["spaces"] == self.facts[task]["spaces"]]
         actors = {t: super(TSNAffinity, self).actor(t) for t in known}
         starts = {t: Start(*self.profiles.get_buffer(f"start-{t}")) for t in known}
-        targets = {t: cast(TrunkPolicy, self.policy).target_return(t) for t in known}
-        return InferringActor(actors, starts, targets, self.config.inference_steps)
+        return InferringActor(actors, starts, self.config.inference_steps)
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         learning = task in self.facts and task not in self.pool.masks.finished()

@@ -181,7 +181,7 @@ def test_an_episode_is_named_by_its_number():
     np.testing.assert_array_equal(played(other, [7.0], actions)[0], one)
     assert not np.array_equal(played(env, [8.0], actions)[0], one)
     np.testing.assert_array_equal(env.reset(seed=7)[0], env.reset(options={"goal": [7]})[0])
-    for goal in ([1.5], [-1], [1, 2]):
+    for goal in ([1.5], [-1], [1, 2], [float("nan")], [float("inf")], ["a"], 3):
         with pytest.raises(UsageError, match="it is one whole number"):
             env.reset(options={"goal": goal})
     assert env.frame(50).shape == (50, 50, 3)

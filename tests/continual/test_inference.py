@@ -1,10 +1,12 @@
 """Task inference: the task that fits the first observations acts, and nothing that names it is looked at."""
 
+import pytest
 import torch
 from tiny import Lab, config
 
 from perdure.continual import inference
 from perdure.continual.inference import InferringActor, Start, start_of
+from perdure.core.method import Step
 
 
 class Says:
@@ -14,16 +16,16 @@ class Says:
         self.number = number
 
     def start(self, n):
-        return {"count": torch.zeros(n), "target": torch.full((n,), 10.0 * self.number)}
+        return {"count": torch.zeros(n)}
 
     def act(self, obs, carry, g, reward=None):
-        return torch.full((len(obs), 1), float(self.number)), {"count": carry["count"] + 1, "target": carry["target"]}
+        return torch.full((len(obs), 1), float(self.number)), {"count": carry["count"] + 1}
 
 
 def inferring(means, stds, steps=3):
     pairs = [(torch.tensor(mean).double(), torch.tensor(std).double()) for mean, std in zip(means, stds, strict=True)]
     starts = {task: Start(*pair) for task, pair in enumerate(pairs)}
-    return InferringActor({i: Says(i) for i in starts}, starts, {i: 10.0 * i for i in starts}, steps)
+    return InferringActor({i: Says(i) for i in starts}, starts, steps)
 
 
 def test_every_row_acts_as_the_task_that_it_looks_like():
@@ -31,8 +33,7 @@ def test_every_row_acts_as_the_task_that_it_looks_like():
     obs = torch.tensor([[5.1, 0.2], [0.1, 4.0], [0.0, 0.1], [4.0, -1.0]])
     action, carry = actor.act(obs, actor.start(4), torch.Generator())
     assert action[:, 0].tolist() == [1.0, 2.0, 0.0, 1.0]
-    assert carry["inner.target"].tolist() == [10.0, 20.0, 0.0, 10.0], "each asks for the return of its task"
-    assert carry["inner.count"].tolist() == [1.0] * 4
+    assert [carry[f"{i}.count"].tolist() for i in range(3)] == [[1.0] * 4] * 3, "all read along"
 
 
 def test_evidence_adds_up_and_then_the_choice_stands():
@@ -42,7 +43,7 @@ def test_evidence_adds_up_and_then_the_choice_stands():
         action, carry = actor.act(torch.tensor([[x]]), carry, torch.Generator())
         chosen.append(float(action))
     assert chosen == [0.0, 1.0, 1.0, 1.0]
-    assert carry["inner.target"].tolist() == [10.0]
+    assert [carry["0.count"].tolist(), carry["1.count"].tolist()] == [[2.0], [4.0]], "the others rest once it stands"
 
 
 def test_coordinates_that_are_constant_in_any_task_are_not_looked_at():
@@ -58,6 +59,29 @@ def test_rows_do_not_depend_on_each_other():
     together, _ = actor.act(torch.tensor([[0.0], [4.0]]), actor.start(2), torch.Generator())
     alone, _ = actor.act(torch.tensor([[0.0], [0.0]]), actor.start(2), torch.Generator())
     assert together[0] == alone[0]
+
+
+@pytest.mark.parametrize("stream", ["toy", "toy-pixels"])
+def test_after_a_change_of_mind_the_window_is_the_chosen_tasks_own(stream):
+    """A Decision Transformer, which reads its history: as if its task had been chosen from the start and made to act so."""
+    lab = Lab(config("tsn", "dt", stream)).learn(0, 1)
+    actors = {task: lab.method.eval().actor(task) for task in (0, 1)}
+    obs = lab.views.views[0].windows(4, 2, Step(0, 0, "probe", 0)).obs
+    size = obs[0, 0].numel()
+    starts = {task: Start(torch.full((size,), 0.1 * task).double(), torch.ones(size).double()) for task in (0, 1)}
+    actor = InferringActor(actors, starts, 4)
+    evidence = iter(torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]).double())
+    actor._likelihood = lambda obs: next(evidence).expand(2, 2)
+    carry, alone, reward = actor.start(2), actors[1].start(2), torch.tensor([0.5, -1.0])
+    for step in range(4):
+        action, carry = actor.act(obs[:, step], carry, torch.Generator(), reward)
+        own, alone = actors[1].act(obs[:, step], alone, torch.Generator(), reward)
+        if step == 0:  # task 0 acts; what it did is what the window of task 1 must say
+            assert not torch.equal(own, action)
+            alone["action"] = carry["0.action"]
+        else:
+            assert torch.equal(own, action)
+        assert all(torch.equal(carry[f"1.{name}"], value) for name, value in alone.items())
 
 
 def test_statistics_of_the_first_steps_whatever_is_read_at_once(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from tiny import Lab, config
 
 from perdure.core.errors import GuardError, UsageError
+from perdure.data.access import Views
 
 DECAY = {"weight_decay": 0.1, "learning_rate": 0.02}
 VARIANTS = [{}, {"overlap": True, "clusters": 16}, {"biases": "masked", "norms": "frozen"}, {"clusters": 4, "cluster_share": 0.4}]
@@ -117,8 +118,19 @@ def test_a_task_is_learned(policy):
     assert lab.loss(0) < 0.5 * early.loss(0)
 
 
+@pytest.mark.parametrize("policy", ["bc", "dt"])
+def test_what_a_task_adds_is_where_its_data_are(policy):
+    """A phase begins with a forward pass; on another device, here one without values, the new head must be there by then."""
+    lab = Lab(config("tsn", policy))
+    lab.views = Views(lab.stream, "meta")
+    lab.method.to("meta")
+    lab.method.open_task(lab.stream.tasks[0], lab.access(0))
+    assert {value.device.type for value in [*lab.method.parameters(), *lab.method.buffers()]} == {"meta"}
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"keep_ratio": 0.0}, "method.keep_ratio is 0.0; give a share above 0"),
+    ({"schedule": "equal_remaining", "overlap": True}, "method.overlap is true and method.schedule 'equal_remaining'"),
     ({"schedule": "even"}, "method.schedule is 'even'; use one of constant, equal_remaining"),
     ({"norms": "masked"}, "method.norms is 'masked'; use one of task, frozen"),
 ])  # fmt: skip

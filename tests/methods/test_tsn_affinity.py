@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny import Lab, actions_of, config, execute
+from safetensors.torch import load_file
+from tiny import Lab, actions_of, config, execute, stream_of
 
 from perdure.continual.affinity import Latent, latent_affinity, symmetric_divergence
 from perdure.continual.routing import Distances, nearest_source, ratio, released_source
@@ -27,6 +28,8 @@ def data(kind, seed, discrete):
         x = obs[:8, 0]
         obs = obs + (3.0 if kind == "B" else 0.0)
         sign = -1.0 if kind == "B" else 1.0
+        if kind == "noise":
+            x = 0.5 * rng.standard_normal(8)
         actions = np.stack([np.tanh(2 * sign * x), np.tanh(-sign * x)], 1).astype(np.float32)
         if discrete:
             actions = ((np.digitize(x, [-0.7, 0.0, 0.7]) + (2 if kind == "B" else 0)) % 4).astype(np.int64)
@@ -84,9 +87,24 @@ def test_room_is_used_before_a_copy_is_made():
     assert copies(full) == [0, 1]
 
 
-def test_no_more_copies_than_allowed():
-    lab = lab_of(["A", "B", "B"], growth="copy", keep_ratio=0.6, max_copies=1, steps=20).learn()
+@pytest.mark.filterwarnings("ignore:task .* could train")
+@pytest.mark.parametrize("options", [{}, {"growth": "copy"}, {"router": "oracle"}, {"router": "random"}], ids=str)
+def test_no_more_copies_than_allowed(options):
+    lab = lab_of(["A", "B", "B"], max_copies=1, steps=20, **({"keep_ratio": 0.6} | options)).learn()
     assert copies(lab) == [0, 0, 0]
+    spaces = Lab(config("tsn_affinity", stream="toy-spaces", max_copies=1, **({"keep_ratio": 0.6} | options))).learn()
+    assert copies(spaces) == [0, 0, 0], "nor where nothing can be compared"
+
+
+@pytest.mark.filterwarnings("ignore:task .* could train")
+def test_never_is_one_copy_whatever_the_spaces():
+    assert copies(Lab(config("tsn_affinity", stream="toy-spaces", router="never", keep_ratio=0.6)).learn()) == [0, 0, 0]
+
+
+def test_a_source_that_learned_nothing_attracts_nobody():
+    """Task 1 has actions of pure noise; task 2 is task 0 again."""
+    lab = lab_of(["A", "noise", "A"]).learn()
+    assert sources(lab) == [None, None, 0]
 
 
 @pytest.mark.parametrize("options", [{}, {"growth": "copy", "clusters": 16}, {"compat": True}], ids=str)
@@ -110,22 +128,31 @@ def outputs(lab, task):
         return policy.predict(batch, weights).output()
 
 
-def test_routing_leaves_the_training_data_alone():
-    """Keyed randomness: the first batch is the same whatever the router does, and routing twice decides the same."""
-    firsts = []
+def test_routing_leaves_the_training_alone(monkeypatch):
+    """Keyed randomness: with the router on and off the first update reads the same batch and finds the same global generators."""
+    read, states = [], []
     for router in ("action", "always"):
         lab = lab_of(["A", "A"], router=router, steps=4).learn(0)
+        view, windows = lab.views.views[1], lab.views.views[1].windows
+        drawn = []
+        torch.manual_seed(5)
         phase = lab.phases(1)[0]
         phase.begin()
-        firsts.append(lab.access(1).current.windows(1, 8, Step(0, 1, "train", 0)).obs)
-    assert torch.equal(*firsts)
+        states.append(torch.get_rng_state())
+        monkeypatch.setattr(view, "windows", lambda *a, kept=drawn, draw=windows: kept.append(draw(*a)) or kept[-1])
+        phase.update(Step(0, 1, "train", 0))
+        read.append(drawn[0].obs)
+    assert torch.equal(*read)
+    assert torch.equal(*states)
+
+
+def test_routing_twice_decides_the_same():
     lab = lab_of(["A", "A", "B"]).learn(0, 1)
     lab.phases(2)[0].begin()
-    once = dict(lab.method.facts[2])
     again = lab_of(["A", "A", "B"]).learn(0, 1)
     torch.rand(100)
     again.phases(2)[0].begin()
-    assert again.method.facts[2] == once
+    assert again.method.facts[2] == lab.method.facts[2]
 
 
 KINDS = ["A", "A", "B"]
@@ -182,16 +209,27 @@ def test_a_lent_subnetwork_is_where_training_begins_and_not_where_it_ends():
         lab_of(["A", "A"], compat=True, steps=20, action_threshold=10.0).learn()
 
 
-def test_nothing_of_the_data_is_in_the_agent():
-    """Statistics and masks only: no row of any dataset is among the saved tensors."""
-    lab = lab_of(["A", "A", "B"]).learn()
-    rows = {row.tobytes() for view in lab.views.views for row in view.sampler.obs.numpy()}
-    for name, tensor in lab.method.state_dict().items():
-        if tensor.dim() == 2 and tensor.shape[1] == 6 and tensor.dtype == torch.float32:
-            assert not any(row.tobytes() in rows for row in tensor.numpy()), name
-        flat = tensor.flatten()
-        if tensor.dtype == torch.float32 and len(flat) >= 6:
-            assert not any(flat[i : i + 6].numpy().tobytes() in rows for i in range(len(flat) - 5)), name
+@pytest.mark.parametrize(("stream", "task_id"), [("toy", "given"), ("toy", "inferred"), ("toy-pixels", "inferred")])
+def test_nothing_of_the_data_is_in_the_agent(tmp_path, stream, task_id):
+    """Statistics and masks only: no row of any dataset is in a file below agent/, in whatever type."""
+    settings = config("tsn_affinity", stream=stream, task_id=task_id)
+    execute(settings, tmp_path)
+    views = Views(stream_of(settings)).views
+    rows = {row for view in views for row in wanted_rows(view.sampler.windows_at(view.sampler.starts["train"].step, 1).obs)}
+    size = len(next(iter(rows))) // 4
+    files = list((tmp_path / "agent").rglob("*.safetensors"))
+    assert len(files) == 3
+    for file in files:
+        for name, tensor in load_file(file).items():
+            flat = tensor.flatten().float().numpy()
+            found = {flat[i : i + size].tobytes() for i in range(len(flat) - size + 1)}
+            assert not found & rows, name
+
+
+def wanted_rows(obs):
+    """Bytes of each observation as float32, but for those that are one number all along."""
+    flat = obs.flatten(1).float()
+    return [row.numpy().tobytes() for row in flat if len(row.unique()) > 1]
 
 
 @pytest.mark.filterwarnings("ignore:task .* could train")
@@ -237,9 +275,16 @@ def test_thresholds_are_relative():
     assert ratio("action", near, 0.5, 1.0, 0.7) == pytest.approx(0.75)  # 0.3 of a way of 0.4
     assert ratio("latent", near, 0.5, 1.0, 0.7) == pytest.approx(0.2)
     assert ratio("hybrid", near, 0.5, 1.0, 0.7) == pytest.approx(0.7 * 0.75 + 0.3 * 0.2)
-    assert nearest_source({0: 1.2, 1: 0.9, 2: 0.9}) == 1
-    assert nearest_source({0: 1.2}) is None
-    assert nearest_source({}) is None
+    better = Distances(action=0.1, latent=0.0, own_action=0.2, own_latent=0.1)
+    assert ratio("action", better, 0.5, 1.0, 0.7) == ratio("latent", better, 0.5, 1.0, 0.7) == 0
+    for own in (1.0, 1.3):  # no better than a constant on its own data
+        useless = Distances(action=0.99, latent=0.1, own_action=own, own_latent=0.1)
+        assert min(ratio(kind, useless, 0.5, 1.0, 0.7) for kind in ("action", "hybrid")) > 1e6
+        assert ratio("hybrid", useless, 0.5, 1.0, 0.0) == 0
+    assert nearest_source({0: 1.2, 1: 0.9, 2: 0.9}, {0: 0.1, 1: 0.5, 2: 0.5}) == 1
+    assert nearest_source({0: 0.0, 1: 0.2}, {0: 0.9, 1: 0.02}) == 1, "of near tasks the one that does best"
+    assert nearest_source({0: 1.2}, {0: 0.1}) is None
+    assert nearest_source({}, {}) is None
 
 
 def test_the_released_hybrid_never_opens_a_copy_from_the_third_task_on():
@@ -257,6 +302,7 @@ def test_the_released_hybrid_never_opens_a_copy_from_the_third_task_on():
     ({"tolerance": 0.0}, "method.tolerance is 0.0; give a number above 0"),
     ({"mix": 1.5}, "method.mix is 1.5"),
     ({"max_copies": 0}, "method.max_copies is 0; give 1 or more, or none"),
+    ({"max_copies": 2, "router": "always"}, "method.max_copies is 2 and method.router 'always'"),
     ({"compat": True, "norms": "masked"}, "method.norms is 'masked'"),
 ])  # fmt: skip
 def test_options_that_cannot_be(options, message):
@@ -277,6 +323,14 @@ def test_without_the_id_it_acts_as_with_it_where_observations_tell_the_tasks_apa
         assert float(same) > 0.9, "B is A shifted by three deviations"
     assert Need.TASK_ID in type(given.method).needs(given.method.config)
     assert Need.TASK_ID not in type(inferred.method).needs(inferred.method.config)
+
+
+@pytest.mark.parametrize("options", [{}, {"clusters": 4}], ids=str)
+def test_the_learning_curve_is_that_of_the_task_that_is_learned(tmp_path, options):
+    matrices = [execute(config("tsn_affinity", task_id=kind, evaluation={"curve": 2}, **options), tmp_path / kind)
+                for kind in ("given", "inferred")]
+    curves = [[[e.raw_return for e in episodes] for (_, at), episodes in sorted(m.curve.items()) if 0 < at < 1] for m in matrices]
+    assert curves[0] == curves[1]
 
 
 def test_the_table_says_that_no_id_was_given(tmp_path):
