@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perdure.core.errors import UsageError
 from perdure.core.method import Method
 
 RESUME_PREFIX = "resume."
@@ -30,11 +31,20 @@ def capture(method: Method) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]
 
 
 def restore(method: Method, meta: dict[str, Any], tensors: dict[str, dict[str, Tensor]], device: torch.device) -> None:
-    """Bring a fresh method, made with the same config, policy and seed, to the captured state."""
-    method.rebuild(meta["architecture"])
+    """Bring a fresh method, made with the same config, policy and seed, to the captured state.
+
+    Raises:
+        UsageError: the state is that of another version of the method.
+    """
     resume = tensors.get("resume", {})
     modules = {name: value for name, value in resume.items() if not name.startswith(OPTIMIZER_PREFIX)}
-    method.load_state_dict(tensors["agent"] | modules)
+    try:
+        method.rebuild(meta["architecture"])
+        method.load_state_dict(tensors["agent"] | modules)
+    except (KeyError, RuntimeError) as problem:
+        what = f"field {problem}" if isinstance(problem, KeyError) else str(problem).splitlines()[-1].strip()
+        raise UsageError(f"the saved state of {type(method).__name__} does not fit this version of it ({what}); go on with the"
+                         " version that wrote it, or remove the run's folder and start again") from None
     method.to(device)
     by_name = dict(method.named_parameters())
     for name, recipe in meta.get("optimizers", {}).items():

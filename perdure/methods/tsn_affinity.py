@@ -14,7 +14,9 @@ Differs    thresholds are relative to what the earlier task reaches on its own h
            those of others in its copy; a far task takes free weights of a copy before a new copy is made; the first scores of a
            lent subnetwork lead by a share of what the optimizer can move; the head starts as that of the near task; distances are
            measured to the tasks alone whose data look most alike (continual/task_index.py); routing has randomness of its own;
-           the task can be inferred at test time from the first observations. `compat`: as released
+           the task can be inferred at test time from the first observations. Tasks are compared, and inferred, among those of
+           the same observation and action spaces; a task of others is far from all. `compat`: as released, but heads stay per
+           task and outside the masks, where the code has one masked head for all
 Status     see docs/reproduction.md
 """
 

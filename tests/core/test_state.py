@@ -7,6 +7,7 @@ import torch
 from tiny import Lab, config, state_digest
 
 from perdure.core.checkpoint import read_folder, write_folder
+from perdure.core.errors import UsageError
 from perdure.core.method import Step
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture, restore
@@ -71,3 +72,12 @@ def test_parameters_that_were_never_updated_stay_without_state():
     assert not state[idle]
     assert set(state[used]) == {"step", "exp_avg", "exp_avg_sq"}
     assert float(state[used]["step"]) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda meta, tensors: meta["architecture"].pop("policy"),
+                                    lambda meta, tensors: tensors["agent"].popitem()])  # fmt: skip
+def test_a_state_of_another_version_is_one_sentence(damage):
+    meta, tensors = capture(half_way("finetune", "bc").method)
+    damage(meta, tensors)
+    with pytest.raises(UsageError, match=r"the saved state of Finetune does not fit this version of it \(.+\); go on with the"):
+        restore(Lab(config("finetune", "bc", tasks=2)).method, meta, tensors, torch.device("cpu"))
