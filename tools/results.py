@@ -88,7 +88,7 @@ TABLES: dict[str, list[Row]] = {
         *(Row(method, "cw10-v3", options=REPLAY) for method in ("der", "agem")),
         Row("tsn", "cw10-v3"),
         Row("tsn", "cw10-v3", options={"schedule": "equal_remaining"}, label="equal shares"),
-        routed("cw10-v3", "bc", router="action"),
+        Row("tsn_affinity", "cw10-v3"),
         routed("cw10-v3", "bc", task_id="inferred"),
         routed("cw10-v3", "bc", router="random"),
         *rows("cw10-v3", "si rwalk vcl lwf lora pnn frozen_trunk perfect_memory scratch incremental_joint"),
@@ -102,7 +102,8 @@ TABLES: dict[str, list[Row]] = {
     "panda3-v3-dt": [
         *rows("panda3-v3", "independent tsn finetune er packnet joint", "dt", seeds=3),
         Row("er", "panda3-v3", "dt", (0, 1, 2), {"memory_share": 1.0}, label="cumulative"),
-        *(routed("panda3-v3", "dt", (0, 1, 2), router=router) for router in ("action", "latent", "hybrid")),
+        Row("tsn_affinity", "panda3-v3", "dt", (0, 1, 2)),
+        *(routed("panda3-v3", "dt", (0, 1, 2), router=router) for router in ("latent", "hybrid")),
         *(routed("panda3-v3", "dt", router=router) for router in ("always", "never", "random")),
         routed("panda3-v3", "dt", task_id="inferred"),
         Row("tsn", "panda3-v3", "dt", options={"keep_ratio": 0.5}, label="keep ratio 0.5"),
