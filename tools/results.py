@@ -72,6 +72,11 @@ def routed(stream: str, policy: str, seeds: tuple[int, ...] = (0,), **options: A
     return Row("tsn_affinity", stream, policy, seeds, options, label=label)
 
 
+def small(stream: str, method: str, policy: str = "bc", seeds: tuple[int, ...] = (0,), **sizes: int) -> Row:
+    """One model per task, of a size at which all together have as many parameters as a method uses (`tools/match_size.py`)."""
+    return Row("independent", stream, policy, seeds, policy_options=sizes, label=f"as large as {method}")
+
+
 PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 """Of Panda streams: episodes that end with success; observations and actions padded to one size."""
 
@@ -91,6 +96,8 @@ TABLES: dict[str, list[Row]] = {
         Row("tsn_affinity", "cw10-v3"),
         routed("cw10-v3", "bc", task_id="inferred"),
         routed("cw10-v3", "bc", router="random"),
+        small("cw10-v3", "tsn", width=78),
+        small("cw10-v3", "tsn_affinity", width=144),
         *rows("cw10-v3", "si rwalk vcl lwf lora pnn frozen_trunk perfect_memory scratch incremental_joint"),
         *(Row(method, "cw10-v3", options={"compat": True, **released}) for method, released in RELEASED.items()),
     ],
@@ -108,7 +115,8 @@ TABLES: dict[str, list[Row]] = {
         routed("panda3-v3", "dt", task_id="inferred"),
         Row("tsn", "panda3-v3", "dt", options={"keep_ratio": 0.5}, label="keep ratio 0.5"),
         *rows("panda3-v3", "ewc perfect_memory", "dt"),
-        Row("independent", "panda3-v3", "dt", (0, 1, 2), policy_options={"width": 32, "mlp_width": 131}, label="as large as tsn"),
+        small("panda3-v3", "tsn", "dt", (0, 1, 2), width=32, mlp_width=131),
+        small("panda3-v3", "tsn_affinity", "dt", (0, 1, 2), width=36, mlp_width=166),
     ],
     "panda3-v3-padded-dt": [
         Row("independent", "panda3-v3", "dt", stream_options=PADDED),
