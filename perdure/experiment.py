@@ -320,7 +320,12 @@ class Experiment:
                 phases[0].begin()
 
     def _needs(self, method: Method, stream: Stream) -> frozenset[Need]:
-        uses = frozenset() if method.infers_task(method.config) else self._uses_task_id(stream)
+        infers = method.infers_task(method.config)
+        logs = [task.name for task in stream.tasks if task.env is None] if infers else []
+        if logs:
+            raise UsageError(f"{self.config.method} is to infer the task by acting, but {stream.name} has no environment for"
+                             f" {', '.join(logs)}; give --method.task_id given, or a stream with environments")
+        uses = frozenset() if infers else self._uses_task_id(stream)
         return grant(type(method), method.config, stream) | uses
 
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:

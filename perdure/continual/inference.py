@@ -1,7 +1,7 @@
 """Task inference: without a task id, the subnetwork that fits the first observations of an episode best acts.
 
-Every task keeps the mean and the deviation of what it observed in the first steps of its episodes. Evidence for a task is the
-Gaussian likelihood of the observations so far. Left out are coordinates that are constant in any of the tasks: they would name
+Every task keeps the mean and the deviation of what it observed at each of the first steps of its episodes. Evidence for a task
+is the Gaussian likelihood of the observations so far, each compared with those of the same step. Left out are coordinates that are constant in any of the tasks: they would name
 the task without saying anything about what is to be done (an object's place in the vector, a flag, an empty slot).
 """
 
@@ -23,7 +23,11 @@ AT_ONCE = 2**22
 EXECUTED = "action"
 """What actors that read their history call the actions in it."""
 
-LEAST_SHARE = 0.02
+LEAST_OF_ALL_STEPS = 0.25
+"""Of a coordinate's deviation over all first steps: no single step is surer of it than that. A robot starts where it always
+starts, and a hair's breadth from there says nothing about the task."""
+
+LEAST_OF_ALL_TASKS = 0.005
 """Of the largest deviation of a coordinate among the tasks: no task is surer of it than that."""
 
 
@@ -32,17 +36,21 @@ class Start:
     """How the episodes of a task begin."""
 
     mean: Tensor
-    """(O,) of the observations of the first steps."""
+    """(K, O) of the observations at the first K steps."""
     std: Tensor
-    """(O,); 0 where a coordinate is constant in all data of the task."""
+    """(K, O); 0 where a coordinate is constant in all data of the task."""
 
 
 def start_of(sampler: Any, steps: int) -> Start:
-    """Statistics of the first `steps` observations of the training episodes."""
+    """Statistics of the first `steps` observations of the training episodes; where all end sooner, the last are repeated."""
     chosen = sampler.starts["train"].step
-    mean, std = _moments(sampler, chosen[sampler.timestep[chosen] < steps])
+    timestep = sampler.timestep[chosen]
+    reached = min(steps, int(timestep.max()) + 1)
+    at = [chosen[timestep == min(k, reached - 1)] for k in range(steps)]
+    mean, std = (torch.stack(part) for part in zip(*(_moments(sampler, these) for these in at), strict=True))
+    over_all = _moments(sampler, chosen[timestep < steps])[1]
     varies = _moments(sampler, chosen)[1] >= SMALLEST_STD
-    return Start(mean, std.clamp_min(SMALLEST_STD) * varies)
+    return Start(mean, torch.maximum(std, LEAST_OF_ALL_STEPS * over_all).clamp_min(SMALLEST_STD) * varies)
 
 
 def _moments(sampler: Any, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,12 +75,11 @@ class InferringActor:
     def __init__(self, actors: Mapping[int, Actor], starts: Mapping[int, Start], steps: int):
         """`actors` and `starts` of the tasks that may be meant, all of equal spaces."""
         self.tasks, self.actors, self.steps = list(actors), list(actors.values()), steps
-        mean = torch.stack([starts[task].mean for task in self.tasks])
-        std = torch.stack([starts[task].std for task in self.tasks])
-        known = (std > 0).all(0)
-        self.columns = known.nonzero().flatten()
-        self.mean = mean[:, known]
-        self.std = torch.maximum(std[:, known], LEAST_SHARE * std[:, known].max(0).values)
+        mean = torch.stack([starts[task].mean for task in self.tasks]).double()
+        std = torch.stack([starts[task].std for task in self.tasks]).double()
+        self.columns = (std > 0).flatten(0, 1).all(0).nonzero().flatten()
+        self.mean, std = mean[:, :, self.columns], std[:, :, self.columns]
+        self.std = torch.maximum(std, LEAST_OF_ALL_TASKS * std.amax((0, 1)))
 
     def start(self, n: int) -> Carry:
         device = self.mean.device
@@ -83,7 +90,9 @@ class InferringActor:
     @torch.no_grad()
     def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
         listening = carry["seen"] < self.steps
-        evidence = carry["evidence"] + self._likelihood(obs) * listening.unsqueeze(1)
+        evidence = carry["evidence"]
+        if bool(listening.any()):
+            evidence = evidence + self._likelihood(obs, carry["seen"]) * listening.unsqueeze(1)
         chosen = evidence.argmax(1)
         reading = [i for i in range(len(self.actors)) if bool((listening | (chosen == i)).any())]
         actions, states = {}, {}
@@ -96,10 +105,12 @@ class InferringActor:
         after = {f"{i}.{name}": value for i, state in states.items() for name, value in (state | executed).items()}
         return action, dict(carry) | after | {"evidence": evidence, "seen": carry["seen"] + 1}
 
-    def _likelihood(self, obs: Tensor) -> Tensor:
-        """(n, tasks) log-likelihood of one observation, without the constant."""
-        rows = obs.flatten(1).double()[:, self.columns].unsqueeze(1)  # (n, 1, coordinates)
-        return -(((rows - self.mean) / self.std).square() / 2 + self.std.log()).sum(-1)
+    def _likelihood(self, obs: Tensor, seen: Tensor) -> Tensor:
+        """(n, tasks) log-likelihood of one observation after `seen` (n,) others, without the constant."""
+        step = seen.clamp_max(self.mean.shape[1] - 1)
+        mean, std = self.mean[:, step].transpose(0, 1), self.std[:, step].transpose(0, 1)  # (n, tasks, coordinates)
+        rows = obs.flatten(1).double()[:, self.columns].unsqueeze(1)
+        return -(((rows - mean) / std).square() / 2 + std.log()).sum(-1)
 
 
 def _chosen(chosen: Tensor, values: Mapping[int, Tensor]) -> Tensor:

@@ -102,7 +102,11 @@ class StreamEvaluator:
         return self._episodes(method, task, "curve", self.config.curve, ("curve", task, step))
 
     def action_error(self, method: Method, task: int) -> tuple[float, int] | None:
-        """(mean error of the logged actions of the holdout split, number of transitions); None without such a split."""
+        """(mean error of the logged actions of the holdout split, number of transitions); None without such a split, or where the
+        task is inferred by acting.
+        """
+        if method.infers_task(method.config):
+            return None
         errors = self._held_out(method, task, most=None)
         return (float(np.concatenate(errors).mean()), sum(map(len, errors))) if errors else None
 

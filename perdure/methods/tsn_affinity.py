@@ -3,8 +3,8 @@
 Paper      Zurek et al. 2026 (arXiv 2604.25898), whose body could not be read: `compat` are the formulas of the authors' code
 Objective  as tsn; before task t its distance to every earlier task is measured (continual/affinity.py) and compared with a
            threshold: a near task lends its subnetwork, otherwise the task gets weights of its own
-Keeps      as tsn, and per task the mean and variance of its encoder's outputs, and of its first observations with `task_id
-           inferred`, and statistics of its data; no observation.
+Keeps      as tsn, and per task the mean and variance of its encoder's outputs, and of its first observations, step by step,
+           with `task_id inferred`, and statistics of its data; no observation.
            Copies of all weights are added where nothing is near and no room is left (`growth room`), or whenever nothing is near
            (`growth copy`)
 Needs      task id at test, or none with `task_id inferred`
@@ -292,7 +292,7 @@ class TSNAffinity(Method):
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
         if self.config.task_id == "inferred":
             begin = start_of(view.sampler, self.config.inference_steps)
-            self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]))
+            self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]).float())
         self._index(self.facts[t]["spaces"]).add(t, self._signature(described, t))
         self.facts[t] |= {"own_action": error, "own_latent": again, "new_share": self._new_share(t)}
 
@@ -336,16 +336,16 @@ class TSNAffinity(Method):
         return len(self.pool.copies) + 1
 
     def architecture(self) -> dict[str, Any]:
-        sizes = {name: value.shape[1] for name, value in self.profiles.named_buffers()}
+        profiles = {name: list(value.shape) for name, value in self.profiles.named_buffers()}
         indexes = {spaces: index.architecture() for spaces, index in self.indexes.items()}
-        return super().architecture() | {"pool": self.pool.architecture(), "profiles": sizes, "indexes": indexes,
+        return super().architecture() | {"pool": self.pool.architecture(), "profiles": profiles, "indexes": indexes,
                                          "facts": [[task, facts] for task, facts in self.facts.items()]}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
         self.pool.rebuild(architecture["pool"])
-        for name, size in architecture["profiles"].items():
-            self.profiles.register_buffer(name, torch.zeros(2, size, dtype=torch.float64))
+        for name, shape in architecture["profiles"].items():
+            self.profiles.register_buffer(name, torch.zeros(shape, dtype=torch.float32 if "start" in name else torch.float64))
         for spaces, index in architecture["indexes"].items():
             self._index(spaces).rebuild(index)
         self.facts = {int(task): facts for task, facts in architecture["facts"]}

@@ -23,7 +23,9 @@ class Says:
 
 
 def inferring(means, stds, steps=3):
-    pairs = [(torch.tensor(mean).double(), torch.tensor(std).double()) for mean, std in zip(means, stds, strict=True)]
+    """Tasks that look the same at each of their first steps."""
+    pairs = [(torch.tensor([mean] * steps).double(), torch.tensor([std] * steps).double())
+             for mean, std in zip(means, stds, strict=True)]
     starts = {task: Start(*pair) for task, pair in enumerate(pairs)}
     return InferringActor({i: Says(i) for i in starts}, starts, steps)
 
@@ -44,6 +46,18 @@ def test_evidence_adds_up_and_then_the_choice_stands():
         chosen.append(float(action))
     assert chosen == [0.0, 1.0, 1.0, 1.0]
     assert [carry["0.count"].tolist(), carry["1.count"].tolist()] == [[2.0], [4.0]], "the others rest once it stands"
+
+
+def test_an_observation_is_compared_with_those_of_the_same_step():
+    """Both tasks begin at 0; one goes up and one down, and each passes through where the other was."""
+    starts = {0: Start(torch.tensor([[0.0], [1.0]]).double(), torch.ones(2, 1).double()),
+              1: Start(torch.tensor([[0.1], [-1.0]]).double(), torch.ones(2, 1).double())}
+    actor = InferringActor({0: Says(0), 1: Says(1)}, starts, 5)
+    carry, chosen = actor.start(2), []
+    for x in ([[0.0], [0.0]], [[0.9], [-0.9]], [[1.0], [-1.0]]):
+        action, carry = actor.act(torch.tensor(x), carry, torch.Generator())
+        chosen.append(action[:, 0].tolist())
+    assert chosen == [[0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
 
 
 def test_coordinates_that_are_constant_in_any_task_are_not_looked_at():
@@ -68,10 +82,10 @@ def test_after_a_change_of_mind_the_window_is_the_chosen_tasks_own(stream):
     actors = {task: lab.method.eval().actor(task) for task in (0, 1)}
     obs = lab.views.views[0].windows(4, 2, Step(0, 0, "probe", 0)).obs
     size = obs[0, 0].numel()
-    starts = {task: Start(torch.full((size,), 0.1 * task).double(), torch.ones(size).double()) for task in (0, 1)}
+    starts = {task: Start(torch.full((4, size), 0.1 * task).double(), torch.ones(4, size).double()) for task in (0, 1)}
     actor = InferringActor(actors, starts, 4)
     evidence = iter(torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]).double())
-    actor._likelihood = lambda obs: next(evidence).expand(2, 2)
+    actor._likelihood = lambda obs, seen: next(evidence).expand(2, 2)
     carry, alone, reward = actor.start(2), actors[1].start(2), torch.tensor([0.5, -1.0])
     for step in range(4):
         action, carry = actor.act(obs[:, step], carry, torch.Generator(), reward)
@@ -89,11 +103,22 @@ def test_statistics_of_the_first_steps_whatever_is_read_at_once(monkeypatch):
     sampler = lab.views.views[0].sampler
     begin = start_of(sampler, 3)
     chosen = sampler.starts["train"].step
-    rows = sampler.windows_at(chosen[sampler.timestep[chosen] < 3], 1).obs.flatten(1).double()
+    early = sampler.timestep[chosen] < 3
     varies = sampler.windows_at(chosen, 1).obs.flatten(1).double().std(0) > 0
-    assert torch.allclose(begin.mean, rows.mean(0))
-    assert torch.allclose(begin.std[varies], rows.std(0, unbiased=False).clamp_min(1e-4)[varies], atol=1e-6)
-    assert bool((begin.std[~varies] == 0).all()) and bool(varies.any()) and not bool(varies.all())
+    over_all = sampler.windows_at(chosen[early], 1).obs.flatten(1).double().std(0, unbiased=False)
+    for k in range(3):
+        rows = sampler.windows_at(chosen[sampler.timestep[chosen] == k], 1).obs.flatten(1).double()
+        least = (inference.LEAST_OF_ALL_STEPS * over_all).clamp_min(1e-4)
+        assert torch.allclose(begin.mean[k], rows.mean(0))
+        assert torch.allclose(begin.std[k][varies], rows.std(0, unbiased=False).maximum(least)[varies], atol=1e-6)
+    assert bool((begin.std[:, ~varies] == 0).all()) and bool(varies.any()) and not bool(varies.all())
     monkeypatch.setattr(inference, "AT_ONCE", 1)
     again = start_of(sampler, 3)
     assert torch.allclose(again.mean, begin.mean) and torch.allclose(again.std, begin.std)
+
+
+def test_episodes_shorter_than_what_is_listened_to():
+    sampler = Lab(config()).views.views[0].sampler
+    longest = int(sampler.timestep[sampler.starts["train"].step].max()) + 1
+    begin = start_of(sampler, longest + 2)
+    assert begin.mean.shape[0] == longest + 2 and torch.equal(begin.mean[-1], begin.mean[longest - 1])

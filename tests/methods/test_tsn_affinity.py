@@ -1,5 +1,7 @@
 """tsn_affinity: a task like an earlier one shares its weights, a task unlike all gets its own, and old tasks never change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -337,3 +339,12 @@ def test_the_table_says_that_no_id_was_given(tmp_path):
     for kind in ("given", "inferred"):
         matrix = execute(config("tsn_affinity", task_id=kind), tmp_path / kind)
         assert matrix.protocol["task_id_at_test"] is (kind == "given")
+        assert bool(matrix.action_error) is (kind == "given"), "held-out errors would be measured with the id"
+
+
+def test_scores_from_data_alone_would_need_the_id(tmp_path):
+    stream = Lab(config("tsn_affinity")).stream
+    logs = Stream(stream.name, tuple(replace(task, env=None) for task in stream.tasks))
+    with pytest.raises(UsageError, match=r"has no environment for .*task_id given"):
+        execute(config("tsn_affinity", task_id="inferred"), tmp_path / "inferred", stream=logs)
+    assert execute(config("tsn_affinity"), tmp_path / "given", stream=logs).complete
