@@ -1,8 +1,9 @@
 """Task inference: without a task id, the subnetwork that fits the first observations of an episode best acts.
 
 Every task keeps the mean and the deviation of what it observed at each of the first steps of its episodes. Evidence for a task
-is the Gaussian likelihood of the observations so far, each compared with those of the same step. Left out are coordinates that are constant in any of the tasks: they would name
-the task without saying anything about what is to be done (an object's place in the vector, a flag, an empty slot).
+is the Gaussian likelihood of the observations so far, each compared with those of the same step. Left out are coordinates that
+are constant in any of the tasks: they would name the task without saying anything about what is to be done (an object's place
+in the vector, a flag, an empty slot).
 """
 
 from __future__ import annotations
