@@ -35,6 +35,12 @@ class LowRankBank(nn.Module):
         self.down[task] = nn.ParameterDict({buffer_name(n): Parameter(torch.zeros(r, cols)) for n, (r, _, cols) in sizes.items()})
         self.up[task] = nn.ParameterDict({buffer_name(n): Parameter(torch.zeros(rows, r)) for n, (r, rows, _) in sizes.items()})
 
+    def close(self, task: int) -> None:
+        """Drop the task's adapters."""
+        for group in (self.down, self.up):
+            if str(task) in group:
+                del group[str(task)]
+
     def _of(self, group: nn.ModuleDict, task: int) -> nn.ParameterDict:
         return cast(nn.ParameterDict, group[str(task)])
 

@@ -73,6 +73,11 @@ class MaskSet(nn.Module):
             owner.view(-1)[size.topk(count).indices] = task + 1
             weight.masked_fill_(owner == FREE, 0.0)
 
+    def clear(self, parameters: Mapping[str, Tensor]) -> None:
+        """Set all free weights to zero."""
+        for name in self.shapes:
+            parameters[name].detach().masked_fill_(self.owner(name) == FREE, 0.0)
+
     def share_out(self, parameters: Mapping[str, Tensor], count: int) -> dict[str, int]:
         """How many of the `count` largest free weights of all parameters together lie in each: a quota for `claim`."""
         sizes = [torch.where(self.owner(name) == FREE, parameters[name].detach().abs(), -1.0).flatten() for name in self.shapes]

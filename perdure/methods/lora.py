@@ -18,15 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from torch import Tensor, nn
-from torch.nn import Parameter
+from torch import Tensor
 
+from perdure.continual.adapters import AdapterOptions, Adapters
 from perdure.continual.compat import set_released
-from perdure.continual.lowrank import LowRankBank
-from perdure.continual.task_copies import TaskCopies
 from perdure.core.batch import average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
@@ -38,10 +35,6 @@ RELEASED = {"rank": 8, "alpha": 1.0, "layers": "query_key_value", "first": "trun
 
 PIECES = 5
 """That code makes a new optimizer every 10,000 of 50,000 updates."""
-
-BEFORE_ALL = -1
-"""Opener of weights that no task trains."""
-
 
 @dataclass(frozen=True)
 class LoRAConfig(MethodConfig):
@@ -65,17 +58,15 @@ class LoRAConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        if self.rank < 1 or not self.alpha > 0:
-            raise UsageError(f"method.rank is {self.rank} and method.alpha {self.alpha}; give a rank of 1 or more and an alpha"
-                             " above 0")
         for name, allowed in (("first", ("trunk", "adapter")), ("norms", ("task", "frozen"))):
             if self.__dict__[name] not in allowed:
                 raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
-        if not all(self.patterns()):
-            raise UsageError(f"method.layers is {self.layers!r}; give patterns of weight names separated by commas")
+        self.adapters()
 
-    def patterns(self) -> list[str]:
-        return [pattern.strip() for pattern in self.layers.split(",")]
+    def adapters(self) -> AdapterOptions:
+        """Checked."""
+        return AdapterOptions(self.rank, self.alpha, self.layers, self.norms, self.first, self.compat,
+                              " as method.compat sets it" if self.compat else "")
 
 
 class LoRA(Method):
@@ -87,62 +78,16 @@ class LoRA(Method):
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
-        self.bank = LowRankBank()
-        self.small = TaskCopies()  # biases and norms
-        self.opener: dict[str, int] = {}
-        """Shared weight -> the task that opened it, which alone trains it."""
+        self.adapters = Adapters(config.adapters())
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
         return frozenset({Need.TASK_ID})
 
     def open_task(self, task: Task, access: Any) -> None:
-        if not self.opener and self.config.first == "adapter":
-            self.opener = dict.fromkeys(self.policy.shared(), BEFORE_ALL)
-        together = self.config.compat and not self.opener  # the first adapter beside weights that are still trained
+        self.adapters.start(self.policy)
         super().open_task(task, access)
-        shared = self.policy.shared()
-        for name in shared:
-            self.opener.setdefault(name, task.index)
-        frozen = {name: p for name, p in shared.items() if self.opener[name] != task.index}
-        chosen = self._chosen(shared)
-        self.bank.open(task.index, {name: p for name, p in chosen.items() if name in frozen or together}, self.config.rank,
-                       self.generator("adapter", task.index))
-        if self.config.norms == "task":
-            self.small.open(task.index, {name: p for name, p in frozen.items() if p.dim() == 1})
-
-    def _chosen(self, shared: Mapping[str, Parameter]) -> dict[str, Parameter]:
-        """The shared weights of linear maps and convolutions that `layers` names.
-
-        Raises:
-            UsageError: a pattern names none of them; lists them.
-        """
-        maps = (f"{name}.weight" for name, m in self.policy.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
-        known = [name for name in maps if name in shared]
-        chosen: set[str] = set()
-        for pattern in self.config.patterns():
-            found = [name for name in known if any(fnmatchcase(part, pattern) for part in (name, *name.split(".")))]
-            if not found:
-                why = " as method.compat sets it" if self.config.compat else ""
-                raise UsageError(f"method.layers is {self.config.layers!r}{why}, and {pattern!r} names no weight of this policy;"
-                                 f" it has {', '.join(known)}")
-            chosen.update(found)
-        return {name: shared[name] for name in known if name in chosen}
-
-    def _base(self, task: int) -> dict[str, Tensor]:
-        """The shared weights that `task` does not train, cut off from gradients, and those under its adapter."""
-        adapted = set(self.bank.names(task))
-        return {name: p if self.opener[name] == task else p.detach() for name, p in self.policy.shared().items()
-                if self.opener[name] != task or name in adapted}
-
-    def _seen(self, task: int, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that `task` sees where they are not the policy's own."""
-        return {**base, **self.bank.view(task, base, self.config.alpha / self.config.rank), **self.small.of(task)}
-
-    def _trained(self, task: int) -> dict[str, Parameter]:
-        """What the task's optimizer moves."""
-        opened = {name: p for name, p in self.policy.shared().items() if self.opener[name] == task}
-        return opened | self.policy.private(task) | self.small.of(task) | self.bank.pairs(task)
+        self.adapters.open(task.index, self.policy, self.generator("adapter", task.index))
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         t = task.index
@@ -153,13 +98,13 @@ class LoRA(Method):
             renew()
 
         def renew() -> None:
-            self.optimizer("policy", self._trained(t))
+            self.optimizer("policy", self.adapters.trained(t, self.policy))
 
         def train(step: Step) -> Mapping[str, Tensor]:
             if not base:
-                base.append(self._base(t))
+                base.append(self.adapters.base(t, self.policy))
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policy.loss, batch, weights=self._seen(t, base[0])))}
+            return {"fit": self.descend("policy", average(self.policy.loss, batch, weights=self.adapters.seen(t, base[0])))}
 
         if not self.config.compat:
             return [Phase("train", self.config.steps, train, begin=start)]
@@ -167,14 +112,11 @@ class LoRA(Method):
         return [Phase(f"train-{i + 1}", ends[i + 1] - ends[i], train, begin=renew if i else start) for i in range(PIECES)]
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
-        return self.policy, self._seen(task, {name: p.detach() for name, p in self._base(task).items()})
+        return self.policy, self.adapters.view(task, self.policy)
 
     def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"adapters": self.bank.architecture(), "small": self.small.architecture(),
-                                         "opener": dict(self.opener)}
+        return super().architecture() | {"adapters": self.adapters.architecture()}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
-        self.bank.rebuild(architecture["adapters"])
-        self.small.rebuild(architecture["small"])
-        self.opener = {name: int(task) for name, task in architecture["opener"].items()}
+        self.adapters.rebuild(architecture["adapters"])

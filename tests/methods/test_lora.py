@@ -45,7 +45,7 @@ def test_a_task_starts_at_the_base_weights_and_adds_a_low_rank(policy, norms):
     assert all(torch.equal(value, base[name]) for name, value in lab.method.model(1)[1].items())
     lab.learn(2)
     seen = lab.method.model(2)[1]
-    linear = {name for name in base if name in lab.method.bank.names(2)}
+    linear = {name for name in base if name in lab.method.adapters.bank.names(2)}
     assert linear == {n for n, p in base.items() if p.dim() == 2 and "heads" not in n and n != "embed_time.weight"}
     for name in linear:
         difference = seen[name].detach() - base[name]
@@ -60,12 +60,12 @@ def test_an_update_asks_for_no_gradient_of_frozen_weights():
     lab.method.zero_grad()
     lab.learn(1)
     assert all(p.grad is None for p in lab.method.policy.shared().values())
-    assert all(p.grad is not None for p in lab.method.bank.pairs(1).values())
+    assert all(p.grad is not None for p in lab.method.adapters.bank.pairs(1).values())
 
 
 def test_the_view_of_a_task_is_scaled_by_alpha_over_rank():
     lab = Lab(config("lora", rank=2, alpha=6.0, norms="frozen", **DECAY)).learn(0, 1)
-    pairs, base = lab.method.bank.pairs(1), copies(lab)["trunk.1.weight"]
+    pairs, base = lab.method.adapters.bank.pairs(1), copies(lab)["trunk.1.weight"]
     wanted = base + 3.0 * pairs["up/trunk/1/weight"] @ pairs["down/trunk/1/weight"]
     torch.testing.assert_close(lab.method.model(1)[1]["trunk.1.weight"], wanted)
 
@@ -79,7 +79,7 @@ def test_the_view_of_a_task_is_scaled_by_alpha_over_rank():
 )  # fmt: skip
 def test_layers_are_chosen_by_patterns(layers, wanted):
     lab = Lab(config("lora", layers=layers)).learn(0, 1)
-    assert set(lab.method.bank.names(1)) == wanted
+    assert set(lab.method.adapters.bank.names(1)) == wanted
 
 
 def test_a_pattern_that_names_nothing_lists_the_names():
@@ -94,8 +94,8 @@ def test_a_trunk_that_nobody_trains(policy):
     lab.learn()
     after = copies(lab)
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert "encoders.float32-2.weight" not in lab.method.bank.names(0), "the first task opens it and trains it"
-    assert "encoders.float32-2.weight" in lab.method.bank.names(1)
+    assert "encoders.float32-2.weight" not in lab.method.adapters.bank.names(0), "the first task opens it and trains it"
+    assert "encoders.float32-2.weight" in lab.method.adapters.bank.names(1)
 
 
 @both
@@ -108,10 +108,10 @@ def test_weights_that_open_late_are_trained_by_their_task_alone(policy):
     lab = Lab(config("lora", policy, "toy-spaces", tasks=4, **DECAY)).learn(0, 1)
     second = copies(lab)["encoders.float32-3.weight"]
     assert not torch.equal(second, fresh)
-    assert "encoders.float32-3.weight" not in lab.method.bank.names(1)
+    assert "encoders.float32-3.weight" not in lab.method.adapters.bank.names(1)
     lab.learn(2, 3)
     assert torch.equal(copies(lab)["encoders.float32-3.weight"], second)
-    assert "encoders.float32-2.weight" in lab.method.bank.names(3)
+    assert "encoders.float32-2.weight" in lab.method.adapters.bank.names(3)
     assert torch.equal(lab.actions(0), first)
 
 
@@ -119,14 +119,14 @@ def test_a_shared_head_is_adapted_too():
     lab = Lab(config("lora", policy_options={"heads": "single"}, **DECAY)).learn(0)
     first = lab.actions(0)
     lab.learn(1, 2)
-    assert "bank.heads.all-box-2.weight" in lab.method.bank.names(2)
+    assert "bank.heads.all-box-2.weight" in lab.method.adapters.bank.names(2)
     assert torch.equal(lab.actions(0), first)
     assert not torch.equal(lab.actions(2), first)
 
 
 def test_convolutions_are_adapted():
     lab = Lab(config("lora", stream="toy-pixels", tasks=2, steps=2, batch=4)).learn()
-    convolutions = [name for name in lab.method.bank.names(1) if "convolutions" in name]
+    convolutions = [name for name in lab.method.adapters.bank.names(1) if "convolutions" in name]
     assert len(convolutions) == 3
     seen, base = lab.method.model(1)[1], copies(lab)
     assert all(seen[name].shape == base[name].shape and not torch.equal(seen[name], base[name]) for name in convolutions)
@@ -140,13 +140,13 @@ def test_released_behaviour_trains_an_adapter_beside_the_trunk_on_the_first_task
     before = copies(lab)
     lab.learn(0)
     attention = [f"blocks.{i}.query_key_value.weight" for i in (0, 1)]
-    assert lab.method.bank.names(0) == attention
-    assert all(p.any() for name, p in lab.method.bank.pairs(0).items() if name.startswith("up"))
+    assert lab.method.adapters.bank.names(0) == attention
+    assert all(p.any() for name, p in lab.method.adapters.bank.pairs(0).items() if name.startswith("up"))
     base, first = copies(lab), lab.actions(0)
     assert all(not torch.equal(base[name], before[name]) for name in before)
     lab.learn(1, 2)
-    assert lab.method.bank.names(2) == attention
-    assert not lab.method.small
+    assert lab.method.adapters.bank.names(2) == attention
+    assert not lab.method.adapters.small
     after = copies(lab)
     assert all(torch.equal(after[name], value) for name, value in base.items())
     assert torch.equal(lab.actions(0), first)

@@ -25,7 +25,7 @@ def trained(policy="bc", tasks=3, **options):
 @pytest.mark.parametrize("policy", ["bc", "dt"])
 def test_masks_are_disjoint_equal_and_complete(policy):
     lab = trained(policy)
-    masks = lab.method.masks
+    masks = lab.method.shares.masks
     assert set(masks.shapes) == {name for name, p in lab.method.policy.shared().items() if p.dim() > 1}
     for name, shape in masks.shapes.items():
         counts, total = masks.counts(name), torch.Size(shape).numel()
@@ -53,7 +53,7 @@ def test_old_tasks_act_bit_for_bit_as_before(policy, norms):
 @pytest.mark.parametrize("norms", ["task", "frozen"])
 def test_frozen_entries_are_bit_identical_and_the_others_move(norms):
     lab = Lab(config("packnet", "dt", norms=norms, **DECAY)).learn(0)
-    masks = lab.method.masks.owned(before=1)
+    masks = lab.method.shares.masks.owned(before=1)
     before = {name: p.detach().clone() for name, p in lab.method.policy.named_parameters()}
     lab.learn(1)
     after = dict(lab.method.policy.named_parameters())
@@ -67,17 +67,17 @@ def test_frozen_entries_are_bit_identical_and_the_others_move(norms):
 
 def test_single_head_is_masked_too():
     lab = trained(policy_options={"heads": "single"})
-    assert "bank.heads.all-box-2.weight" in lab.method.masks.shapes
+    assert "bank.heads.all-box-2.weight" in lab.method.shares.masks.shapes
 
 
 def test_pruned_weights_are_the_small_ones_and_zero_until_reused():
     lab = Lab(config("packnet", **DECAY))
     dense, retrain = lab.phases(0)
     lab.play(0, dense)
-    before = {name: p.detach().clone() for name, p in lab.method._masked().items()}
+    before = {name: p.detach().clone() for name, p in lab.method.shares.masked(lab.method.policy).items()}
     retrain.begin()
-    for name, p in lab.method._masked().items():
-        mine = lab.method.masks.owner(name) == 1
+    for name, p in lab.method.shares.masked(lab.method.policy).items():
+        mine = lab.method.shares.masks.owner(name) == 1
         assert before[name].abs()[mine].min() >= before[name].abs()[~mine].max()
         assert torch.equal(p[mine], before[name][mine])
         assert not p[~mine].any()
@@ -87,15 +87,15 @@ def test_a_later_task_reads_earlier_weights():
     lab = trained(tasks=2)
     second = lab.actions(1)
     with torch.no_grad():
-        for name, mask in lab.method.masks.owned(before=1).items():
-            lab.method._masked()[name][mask] += 0.5
+        for name, mask in lab.method.shares.masks.owned(before=1).items():
+            lab.method.shares.masked(lab.method.policy)[name][mask] += 0.5
     assert not torch.equal(lab.actions(1), second)
 
 
 def test_geometric_shares_keep_their_ratio_and_run_out():
     options = {"share": "geometric", "keep_ratio": 0.9, "steps": 2, **DECAY}
     lab = Lab(config("packnet", tasks=12, **options, policy_options={"width": 4, "layers": 2})).learn(0, 1)
-    counts = lab.method.masks.counts("trunk.1.weight")  # 4 x 4
+    counts = lab.method.shares.masks.counts("trunk.1.weight")  # 4 x 4
     assert counts[1:] == [14, 2]
     with pytest.raises(GuardError, match=r"task 3 finds no free weight in .*: the capacity is exhausted"):
         lab.learn(2)
@@ -128,7 +128,7 @@ def test_wrong_options_are_named(field, value):
 def test_released_shares_are_geometric_over_all_tensors_together(policy, tasks):
     """The n-th task owns (1 - q) q^(n - 1) of everything, q = 0.7; the last one all that is left."""
     lab = Lab(config("packnet", policy, tasks=tasks, compat=True, steps=2)).learn()
-    masks = lab.method.masks
+    masks = lab.method.shares.masks
     counts = torch.tensor([masks.counts(name) + [0] * (tasks + 1 - len(masks.counts(name))) for name in masks.shapes])
     total = int(counts.sum())
     for n, owned in enumerate(counts.sum(0)[1:-1].tolist()):
@@ -144,17 +144,17 @@ def test_released_masks_cover_biases_and_norms_but_no_embeddings():
     lab.learn(0, 1)
     assert torch.equal(lab.method.policy.embed_time.weight, time), "the table stays at its initial values"
     assert lab.method.policy.embed_time.weight.grad is None
-    assert set(lab.method.masks.shapes) == set(lab.method.policy.shared()) - {"embed_time.weight"}
-    assert not lab.method.small
+    assert set(lab.method.shares.masks.shapes) == set(lab.method.policy.shared()) - {"embed_time.weight"}
+    assert not lab.method.shares.small
 
 
 def test_a_claim_over_all_tensors_takes_the_largest_of_all():
     lab = Lab(config("packnet", "dt", compat=True))
     dense, retrain = lab.phases(0)
     lab.play(0, dense)
-    before = {name: p.detach().abs().clone() for name, p in lab.method._masked().items()}
+    before = {name: p.detach().abs().clone() for name, p in lab.method.shares.masked(lab.method.policy).items()}
     retrain.begin()
-    mine = {name: lab.method.masks.owner(name) == 1 for name in before}
+    mine = {name: lab.method.shares.masks.owner(name) == 1 for name in before}
     least = min(float(before[name][mask].min()) for name, mask in mine.items() if mask.any())
     assert least >= max(float(before[name][~mask].max()) for name, mask in mine.items() if not mask.all())
 
@@ -166,13 +166,14 @@ def test_released_behaviour_forgets_nothing(policy, stream):
     first = lab.actions(0)
     lab.learn(1, 2)
     assert torch.equal(lab.actions(0), first)
-    assert all(lab.method.masks.counts(name)[0] == 0 for name in lab.method.masks.shapes), "nothing stays free in the end"
+    masks = lab.method.shares.masks
+    assert all(masks.counts(name)[0] == 0 for name in masks.shapes), "nothing stays free in the end"
 
 
 def test_released_behaviour_runs_out_of_weights_by_name_of_the_task():
     lab = Lab(config("packnet", compat=True, tasks=3, steps=2)).learn(0)
-    for name in lab.method.masks.shapes:
-        lab.method.masks.owner(name).fill_(1)
+    for name in lab.method.shares.masks.shapes:
+        lab.method.shares.masks.owner(name).fill_(1)
     with pytest.raises(GuardError, match="task 2 finds no free weight: the capacity is exhausted"):
         lab.learn(1)
 
@@ -187,7 +188,7 @@ def test_released_values_replace_options_and_say_so():
 
 def test_a_tensor_that_opens_late_is_used_up_too():
     """toy-spaces opens an encoder at every task: the tasks that are left share it, and nothing stays zero for ever."""
-    masks = trained("bc", stream="toy-spaces").method.masks
+    masks = trained("bc", stream="toy-spaces").method.shares.masks
     counts = {name: masks.counts(name) for name in masks.shapes if name.startswith("encoders.")}
     assert len(counts) == 3
     assert all(count[0] == 0 for count in counts.values()), counts
