@@ -60,19 +60,14 @@ class Options:
 
 def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """The toy stream of that name."""
-    tasks, episodes = options.tasks, options.episodes
-    targets: list[tuple[float, ...]] = [_targets(name)[i % 4] for i in range(tasks)]
-    if name == "toy-spaces":
-        targets = [(CORNERS[i % 4] + (0.5,))[: (2, 3, 1)[i % 3]] for i in range(tasks)]
     discrete, pixels = name in ("toy-discrete", "toy-pixels"), name == "toy-pixels"
     built = []
-    for index, target in enumerate(targets):
+    for index, target in enumerate(targets(name, options.tasks)):
         factory = PointMassFactory(target, discrete, pixels)
-        where = ", ".join(f"{x:+.1f}" for x in target)
         built.append(Task(
             index=index, name=_task(name, index), spec=factory.spec(), env=factory,
-            data=_dataset(name, index, factory, episodes), goals=_goals(index, len(target)),
-            text=f"Move the mass to ({where}).",
+            data=_dataset(name, index, factory, options.episodes), goals=_goals(index, len(target)),
+            text=text_of(target),
         ))  # fmt: skip
     return Stream(name, tuple(built), citation="perdure's own toy; no publication")
 
@@ -82,8 +77,17 @@ def outline(name: str, options: Options) -> list[TaskOutline]:
     return [TaskOutline(_task(name, index), "expert", None) for index in range(options.tasks)]
 
 
-def _targets(name: str) -> tuple[tuple[float, float], ...]:
-    return EDGES if name == "toy-tune" else CORNERS
+def targets(name: str, tasks: int) -> list[tuple[float, ...]]:
+    """Where the mass is to go in each task."""
+    if name == "toy-spaces":
+        return [(CORNERS[i % 4] + (0.5,))[: (2, 3, 1)[i % 3]] for i in range(tasks)]
+    places = EDGES if name == "toy-tune" else CORNERS
+    return [places[i % 4] for i in range(tasks)]
+
+
+def text_of(target: tuple[float, ...]) -> str:
+    """The task in words."""
+    return f"Move the mass to ({', '.join(f'{x:+.1f}' for x in target)})."
 
 
 def _task(name: str, index: int) -> str:
