@@ -286,7 +286,7 @@ class Experiment:
         device = torch.device(self.device)
 
         def access(index: int) -> Access:
-            return self._accesses.setdefault(index, Access(views, index, needs))
+            return self._accesses.setdefault(index, Access(views, index, needs, lambda m, task: evaluator.probe(m, task)))
 
         evaluator = StreamEvaluator(stream, access, build(EvaluationConfig, config.evaluation, "evaluation"), config.seed,
                                     method.schedule == "joint", self.workers, device)

@@ -4,7 +4,7 @@ copies of biases and norms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -14,7 +14,9 @@ from torch.nn import Parameter
 
 from perdure.continual.lowrank import LowRankBank
 from perdure.continual.task_copies import TaskCopies
+from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
+from perdure.core.method import Step
 from perdure.core.policy import Policy
 
 NOBODY = -1
@@ -126,3 +128,26 @@ class Adapters(nn.Module):
         self.bank.rebuild(architecture["bank"])
         self.small.rebuild(architecture["small"])
         self.opener = {name: int(task) for name, task in architecture["opener"].items()}
+
+
+class AdapterTraining:
+    """The updates of one task."""
+
+    def __init__(self, method: Any, adapters: Adapters, access: Any, loss: Callable[..., Tensor], draw: Callable[[Step], Windows],
+                 more: Callable[[], Mapping[str, Parameter]] = dict):
+        """`loss(batch, weights=...)` is (B,), of what `draw` draws; `more` is trained besides the policy."""
+        self.method, self.adapters, self.access, self.loss, self.draw, self.more = method, adapters, access, loss, draw, more
+        self.base: dict[str, Tensor] | None = None
+        """Follows from the openers; made when a process first needs it."""
+
+    def begin(self) -> None:
+        """Before the first update; the task is open."""
+        self.method.optimizer("policy", self.adapters.trained(self.access.index, self.method.policy) | dict(self.more()))
+
+    def update(self, step: Step) -> Mapping[str, Tensor]:
+        """One update of all that the task trains."""
+        t = self.access.index
+        if self.base is None:
+            self.base = self.adapters.base(t, self.method.policy)
+        loss = average(self.loss, self.draw(step), weights=self.adapters.seen(t, self.base))
+        return {"fit": self.method.descend("policy", loss)}

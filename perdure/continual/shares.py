@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from perdure.continual.masks import MaskSet
 from perdure.continual.task_copies import TaskCopies
-from perdure.core.batch import average
+from perdure.core.batch import Windows, average
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Step
 from perdure.core.policy import Policy
@@ -148,10 +148,10 @@ class Shares(nn.Module):
 class ShareTraining:
     """The updates of one task: on all free weights, then on its own share alone."""
 
-    def __init__(self, method: Any, shares: Shares, access: Any, loss: Callable[..., Tensor],
+    def __init__(self, method: Any, shares: Shares, access: Any, loss: Callable[..., Tensor], draw: Callable[[Step], Windows],
                  more: Callable[[], Mapping[str, Parameter]] = dict):
-        """`loss(batch, weights=...)` is (B,); `more` is trained besides the policy."""
-        self.method, self.shares, self.access, self.loss, self.more = method, shares, access, loss, more
+        """`loss(batch, weights=...)` is (B,), of what `draw` draws; `more` is trained besides the policy."""
+        self.method, self.shares, self.access, self.loss, self.draw, self.more = method, shares, access, loss, draw, more
         # both follow from the owner map and are made when a process first needs them
         self.kept: dict[str, Tensor] = {}
         self.seen: list[tuple[Parameter, Tensor]] = []
@@ -160,7 +160,7 @@ class ShareTraining:
         """Before the first update; the task is open."""
         self.method.optimizer("policy", self.shares.trained(self.access.index, self.method.policy) | dict(self.more()))
 
-    def dense(self, step: Step) -> Mapping[str, Tensor]:
+    def update(self, step: Step) -> Mapping[str, Tensor]:
         """One update of all free weights."""
         t = self.access.index
         if not self.kept:
@@ -191,6 +191,5 @@ class ShareTraining:
 
     def _update(self, step: Step, edit: Callable[[], None] | None) -> Mapping[str, Tensor]:
         method, policy, t = self.method, self.method.policy, self.access.index
-        batch = self.access.current.windows(policy.context, method.config.batch, step)
-        loss = average(self.loss, batch, weights={**self.shares.small.of(t), **self.shares.fixed(policy)})
+        loss = average(self.loss, self.draw(step), weights={**self.shares.small.of(t), **self.shares.fixed(policy)})
         return {"fit": method.descend("policy", loss, edit=edit, keep=self.kept)}

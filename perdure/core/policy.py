@@ -195,8 +195,13 @@ class Policy(nn.Module, ABC):
 
     def loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
         """(B,) negative log-likelihood of the logged actions, mean over valid steps."""
-        nll = self.predict(batch, weights).negative_log_likelihood(batch.action)
-        return (nll * batch.valid).sum(-1) / batch.valid.sum(-1)
+        return loss_of(self.predict(batch, weights), batch)
+
+
+def loss_of(dist: ActionDist, batch: Windows) -> Tensor:
+    """(B,) negative log-likelihood of the logged actions, mean over valid steps."""
+    nll = dist.negative_log_likelihood(batch.action)
+    return (nll * batch.valid).sum(-1) / batch.valid.sum(-1)
 
 
 def _twin(module: M, weights: Weights, prefix: str = "") -> M:

@@ -24,7 +24,7 @@ from perdure.core.errors import Interrupted, UsageError
 from perdure.core.files import write_json, writing
 from perdure.core.log import MetricsLog
 from perdure.core.matrix import Episode, ScoreMatrix
-from perdure.core.method import Method, Phase, Step, always
+from perdure.core.method import Method, Phase, Step
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture, restore
 from perdure.core.task import Stream
@@ -59,6 +59,8 @@ class Cursor:
     """Steps of the whole run so far."""
     parameters: list[int] = field(default_factory=list)
     """Parameters of the agent after each finished task."""
+    environment_steps: int = 0
+    """That the method took itself, in all tasks so far."""
 
 
 class Progress(Protocol):
@@ -158,14 +160,14 @@ class Run:
             self._evaluate(task + 1)
             self._publish(task + 1)
             self.method.forget_optimizers()
-            self.cursor = Cursor(task=task + 1, position=self.cursor.position, parameters=self.cursor.parameters)
+            self.cursor = self._moved(task=task + 1)
             self._save()
 
     def _learn(self, index: int) -> None:
         task = self.stream.tasks[index]
         phases = self.method.phases(task, self.access(index))
-        lengths = [p.steps for p in phases if p.trains and isinstance(p.steps, int) and p.when is always]
-        known = len(lengths) == sum(p.trains for p in phases)  # otherwise the axis of the curve is not known in advance
+        lengths = [p.steps if p.trains and isinstance(p.steps, int) else 0 for p in phases]
+        known = all(isinstance(p.steps, int) for p in phases if p.trains)  # otherwise the axis of the curve is not known either
         points = self.evaluator.curve_points(sum(lengths)) if known and self.method.schedule == "sequential" else []
         while self.cursor.phase < len(phases):
             phase = phases[self.cursor.phase]
@@ -176,10 +178,26 @@ class Run:
                 if phase.end is not None:
                     seed_everything(self.method.seed, index, phase.name, "end")
                     phase.end()
-            at = self.cursor
-            self.cursor = Cursor(task=index, phase=at.phase + 1, trained=at.trained, position=at.position,
-                                 parameters=at.parameters)
+            elif known and phase.trains:
+                self._pass_over(index, phase, points, sum(lengths[: self.cursor.phase + 1]))
+            self.cursor.environment_steps += self.access(index).environment_steps
+            self.access(index).environment_steps = 0
+            self.cursor = self._moved(task=index, phase=self.cursor.phase + 1, trained=self.cursor.trained)
             self._attend()
+
+    def _moved(self, task: int, phase: int = 0, trained: int = 0) -> Cursor:
+        """The cursor at another place, with what it counts throughout the run."""
+        at = self.cursor
+        return Cursor(task, phase, trained=trained, position=at.position, parameters=at.parameters,
+                      environment_steps=at.environment_steps)
+
+    def _pass_over(self, index: int, phase: Phase, points: list[tuple[int, float]], end: int) -> None:
+        """Of a phase that does not happen: the points of the learning curve up to `end`, where nothing is learned any more."""
+        for step, _ in points:
+            if self.cursor.trained < step <= end:
+                self.cursor.trained = step
+                self._curve(index, phase, points)
+        self.cursor.trained = end
 
     def _phase(self, index: int, phase: Phase, points: list[tuple[int, float]]) -> None:
         cursor, seed = self.cursor, self.method.seed
@@ -326,7 +344,7 @@ class Run:
             "parameters_per_task": [b - a for a, b in zip([0, *sizes], sizes, strict=False)],
             "memory_bytes": self.method.memory_bytes(),
             "agent_bytes": sum(path.stat().st_size for path in folder.iterdir()),
-            "environment_steps": self.access(self.cursor.task).environment_steps,
+            "environment_steps": self.cursor.environment_steps,
         }
 
     def _finish(self) -> None:

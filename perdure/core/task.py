@@ -78,6 +78,8 @@ class Task:
     score: ScoreScale = field(default_factory=ScoreScale)
     text: str = ""
     """What the task is, in words."""
+    vector: tuple[float, ...] | None = None
+    """The same as numbers, where an encoder of the user's own read it."""
     to_horizon: bool = False
     """Evaluation episodes go on after their success, so that their raw returns can be compared; otherwise they end with it."""
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from perdure.core.batch import Transitions, Windows
 from perdure.core.errors import UsageError
+from perdure.core.matrix import Episode
 from perdure.core.method import Method, Need, Step
 from perdure.core.policy import Stats
 from perdure.core.rng import generator
@@ -45,6 +46,10 @@ class DataView:
         """n windows of `length` steps. Two draws in one step are the same draw unless they differ in `purpose`."""
         return self.sampler.windows(length, n, self._generator(purpose, step), split, self.draw)
 
+    def draw_steps(self, n: int, step: Step, split: Split = "train", purpose: str = "windows") -> Tensor:
+        """(n,) flat steps at which the windows that `windows` draws begin."""
+        return self.sampler.draw_steps(n, self._generator(purpose, step), split, self.draw)
+
     def transitions(self, n: int, step: Step, split: Split = "train", purpose: str = "transitions") -> Transitions:
         """n transitions. Two draws in one step are the same draw unless they differ in `purpose`."""
         return self.sampler.transitions(n, self._generator(purpose, step), split, self.draw)
@@ -79,7 +84,10 @@ class Access:
     views: Views
     index: int
     needs: frozenset[Need]
+    roll: Callable[[Method, int], list[Episode]] | None = None
+    """Rolls a method out on the probe goals of a task."""
     environment_steps: int = field(default=0)
+    """Taken in such rollouts, and not yet counted by the driver."""
 
     @property
     def current(self) -> DataView:
@@ -110,6 +118,26 @@ class Access:
         """The task in words (TEXT)."""
         self._require(Need.TEXT)
         return self.views.stream.tasks[self.index].text
+
+    def vector(self) -> tuple[float, ...] | None:
+        """The description as numbers, where the stream gives them (TEXT)."""
+        self._require(Need.TEXT)
+        return self.views.stream.tasks[self.index].vector
+
+    def rollout(self, method: Method) -> list[Episode]:
+        """Episodes of the method on the current task's probe goals, which no score is measured on (ROLLOUTS).
+
+        Raises:
+            UsageError: the task has no environment, or no probe goals.
+        """
+        self._require(Need.ROLLOUTS)
+        task = self.views.stream.tasks[self.index]
+        if self.roll is None or task.env is None or not task.goals.probe:
+            raise UsageError(f"task {task.name} has no environment with probe goals to roll out in; choose a method that learns"
+                             " from data alone")
+        episodes = self.roll(method, self.index)
+        self.environment_steps += sum(episode.length for episode in episodes)
+        return episodes
 
     def remember(self, memory: ReplayMemory, length: int, *, share: float, seed: int, budget: int | None = None,
                  with_more: Callable[[Windows], Windows] = lambda windows: windows) -> None:
@@ -168,7 +196,7 @@ def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Nee
         if forbidden.get(need, False):
             raise UsageError(f"{method.__name__} needs {need.value} (Need.{need.name}), which the stream {stream.name} forbids;"
                              " choose another method, or a stream whose protocol allows it")
-        if need is Need.TEXT and not all(task.text for task in stream.tasks):
+        if need is Need.TEXT and not all(task.text or task.vector for task in stream.tasks):
             raise UsageError(f"{method.__name__} needs {need.value}, which the stream {stream.name} lacks; add `text` to its"
                              " tasks")
     return needs

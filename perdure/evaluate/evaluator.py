@@ -101,6 +101,10 @@ class StreamEvaluator:
         """Episodes of one point of the learning curve."""
         return self._episodes(method, task, "curve", self.config.curve, ("curve", task, step))
 
+    def probe(self, method: Method, task: int) -> list[Episode]:
+        """Episodes on the goals that a method's own rollouts may use."""
+        return self._episodes(method, task, "probe", len(self.stream.tasks[task].goals.probe), ("probe", task))
+
     def action_error(self, method: Method, task: int) -> tuple[float, int] | None:
         """(mean error of the logged actions of the holdout split, number of transitions); None without such a split, or where the
         task is inferred by acting.
@@ -125,7 +129,7 @@ class StreamEvaluator:
         try:
             if task.env is None:
                 return self._data_only(method, task, episodes)
-            listed = (task.goals.final if goals == "final" else task.goals.curve) or (None,) * episodes
+            listed = getattr(task.goals, goals) or (None,) * episodes
             return rollout(
                 method.actor(index), task.env, listed[:episodes], spec=task.spec, seed=self.seed, place=place,
                 episode_place=(index, goals), scale=task.score, slots=self.config.slots, pool=self.pools.get(task.env),

@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "tsn": "perdure.methods.tsn:TSN",
     "tsn_replaykl": "perdure.methods.tsn_replaykl:TSNReplayKL",
     "tsn_affinity": "perdure.methods.tsn_affinity:TSNAffinity",
+    "compoformer": "perdure.methods.compoformer:CompoFormer",
     "frozen_trunk": "perdure.methods.frozen_trunk:FrozenTrunk",
 }
 """Name on the command line -> `module:Class`."""

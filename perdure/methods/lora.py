@@ -16,15 +16,12 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
-from perdure.continual.adapters import AdapterOptions, Adapters
+from perdure.continual.adapters import AdapterOptions, Adapters, AdapterTraining
 from perdure.continual.compat import set_released
-from perdure.core.batch import average
+from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.policy import Policy, Weights
@@ -90,26 +87,20 @@ class LoRA(Method):
         self.adapters.open(task.index, self.policy, self.generator("adapter", task.index))
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        t = task.index
-        base: list[dict[str, Tensor]] = []  # follows from the openers; made when a process first needs it
+        def draw(step: Step) -> Windows:
+            return access.current.windows(self.policy.context, self.config.batch, step)
+
+        training = AdapterTraining(self, self.adapters, access, self.policy.loss, draw)
 
         def start() -> None:
             self.open_task(task, access)
-            renew()
-
-        def renew() -> None:
-            self.optimizer("policy", self.adapters.trained(t, self.policy))
-
-        def train(step: Step) -> Mapping[str, Tensor]:
-            if not base:
-                base.append(self.adapters.base(t, self.policy))
-            batch = access.current.windows(self.policy.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policy.loss, batch, weights=self.adapters.seen(t, base[0])))}
+            training.begin()
 
         if not self.config.compat:
-            return [Phase("train", self.config.steps, train, begin=start)]
+            return [Phase("train", self.config.steps, training.update, begin=start)]
         ends = [self.config.steps * i // PIECES for i in range(PIECES + 1)]
-        return [Phase(f"train-{i + 1}", ends[i + 1] - ends[i], train, begin=renew if i else start) for i in range(PIECES)]
+        return [Phase(f"train-{i + 1}", ends[i + 1] - ends[i], training.update, begin=training.begin if i else start)
+                for i in range(PIECES)]
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         return self.policy, self.adapters.view(task, self.policy)

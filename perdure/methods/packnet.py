@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from perdure.continual.compat import set_released
 from perdure.continual.shares import ShareOptions, Shares, ShareTraining
+from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
-from perdure.core.method import Method, MethodConfig, Need, Phase
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.policy import Policy, Weights
 from perdure.core.task import Task
 
@@ -78,14 +79,18 @@ class PackNet(Method):
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         retrain_steps = max(1, round(self.config.retrain_share * self.config.steps))
-        training = ShareTraining(self, self.shares, access, self.policy.loss)
+
+        def draw(step: Step) -> Windows:
+            return access.current.windows(self.policy.context, self.config.batch, step)
+
+        training = ShareTraining(self, self.shares, access, self.policy.loss, draw)
 
         def start() -> None:
             self.open_task(task, access)
             training.begin()
 
         return [
-            Phase("dense", self.config.steps - retrain_steps, training.dense, begin=start),
+            Phase("dense", self.config.steps - retrain_steps, training.update, begin=start),
             Phase("retrain", retrain_steps, training.retrain, begin=training.prune),
         ]
 

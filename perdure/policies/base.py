@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,14 @@ class TrunkPolicy(Policy):
     `hidden` runs the trunk, and `distribution` reads its features through the heads.
     """
 
+    composed: Callable[[TrunkPolicy, Windows], ActionDist] | None
+    """What `forward` answers with in place of its own trunk and heads (see `composing`); None: nothing does."""
     side: nn.Module | None
     """A module that maps `Inputs` to what is added inside the trunk (see `hidden`); None: nothing is."""
 
     def __init__(self, config: Any, width: int):
         super().__init__()
-        self.side = None
+        self.side = self.composed = None
         self.config = config
         self.width = width
         self.encoders = nn.ModuleDict()
@@ -78,11 +81,20 @@ class TrunkPolicy(Policy):
 
     def add_task(self, task: int, spec: Spec, stats: Stats) -> None:
         self._open(task, spec)
-        source = self._statistics_of(task)
-        if source == task:
+        self.set_statistics(task, stats)
+
+    def set_statistics(self, task: int, stats: Stats) -> None:
+        """Put an open task on the scale of these statistics."""
+        if self._statistics_of(task) == task:
             self.normalizer.get_buffer(f"mean_{task}").copy_(stats.mean)
             self.normalizer.get_buffer(f"std_{task}").copy_(stats.std)
         self.get_buffer(f"returns_{task}").copy_(torch.tensor([stats.return_scale, stats.target_return]))
+
+    def statistics(self, task: int) -> Stats:
+        """Those that an open task is on the scale of."""
+        source = self._statistics_of(task)
+        scale, target = self.get_buffer(f"returns_{task}").tolist()
+        return Stats(self.normalizer.get_buffer(f"mean_{source}"), self.normalizer.get_buffer(f"std_{source}"), scale, target)
 
     def _open(self, task: int, spec: Spec) -> None:
         """Make the modules of a task; `rebuild` does the same from the recorded spec."""
@@ -134,7 +146,15 @@ class TrunkPolicy(Policy):
         return self.hidden(inputs, None if self.side is None else self.side(inputs))[-1]
 
     def forward(self, batch: Windows) -> ActionDist:
+        if self.composed is not None:
+            return self.composed(self, batch)
         return self.distribution(self.features(self.inputs(batch)), batch.task, batch.tasks)
+
+    def composing(self, composed: Callable[[TrunkPolicy, Windows], ActionDist]) -> Self:
+        """This policy, sharing all it has, with `composed(policy, batch)` as its forward pass."""
+        twin = copy.copy(self)
+        twin.composed = composed
+        return twin
 
     def distribution(self, features: Tensor, task: Tensor, tasks: tuple[int, ...]) -> ActionDist:
         """(B, L, D) features -> action distribution through each sample's head."""

@@ -156,7 +156,8 @@ class DTActor:
     def __init__(self, policy: DecisionTransformer, task: int):
         self.policy, self.task = policy, task
         self.spec = policy.specs[task]
-        encodes = self.spec.obs.dtype == "uint8" and policy.side is None  # what is added inside may read the images
+        plain = policy.side is None and policy.composed is None  # what is added inside may read the images
+        encodes = self.spec.obs.dtype == "uint8" and plain
         self.seen = ENCODED if encodes else "obs"
 
     def start(self, n: int) -> Carry:
