@@ -40,6 +40,7 @@ from perdure.core.method import Method, MethodConfig, Need, Phase, Step, always
 from perdure.core.policy import ActionDist, Policy, Weights, loss_of
 from perdure.core.spec import Discrete
 from perdure.core.task import Task
+from perdure.data.sampler import Sampler
 from perdure.nets.sentences import sentence_vector
 from perdure.policies.base import TrunkPolicy
 
@@ -74,7 +75,8 @@ class CompoFormerConfig(MethodConfig):
     reuse: Literal["offline", "rollout", "never", "always"] = "offline"
     """When earlier modules suffice: by held-out errors, by success in the simulator, never, or always."""
     tolerance: float = 0.1
-    """Of reuse offline: by how much more their error may be than that of a module that was trained for `probe_share`."""
+    """Of reuse offline: share of what a module of its own gained over a constant action in `probe_share` of the steps that may be
+    given up."""
     threshold: float = 0.8
     """Of reuse rollout: the success that suffices."""
     compose_share: float = 0.1
@@ -123,9 +125,9 @@ class CompoFormerConfig(MethodConfig):
         if self.attention_width < 1 or self.cache_bytes < 0:
             raise UsageError(f"method.attention_width is {self.attention_width} and method.cache_bytes {self.cache_bytes}; give 1"
                              " or more, and 0 or more")
-        if sum(self.parts().values()) > self.steps or min(self.parts().values()) < 1:
-            raise UsageError(f"method.steps is {self.steps}, too few for a part of each kind ({self.parts()}); give more steps or"
-                             " other shares")
+        if (rest := self.parts()["train"]) < 1:
+            raise UsageError(f"method.steps is {self.steps}, and {self.steps - rest} go into the parts other than training; give"
+                             " more steps, or smaller shares")
         self.bank()
 
     @property
@@ -135,10 +137,13 @@ class CompoFormerConfig(MethodConfig):
 
     def parts(self) -> dict[str, int]:
         """Steps of a task by what they do; a task without earlier modules trains through the first three."""
-        steps = {"compose": round(self.compose_share * self.steps)} if self.learns_weights else {}
+        def part(share: float) -> int:
+            return max(1, round(share * self.steps))
+
+        steps = {"compose": part(self.compose_share)} if self.learns_weights else {}
         if self.reuse == "offline":
-            steps["probe"] = round(self.probe_share * self.steps)
-        retrain = {"retrain": round(self.retrain_share * self.steps)} if self.variant == "prune" else {}
+            steps["probe"] = part(self.probe_share)
+        retrain = {"retrain": part(self.retrain_share)} if self.variant == "prune" else {}
         return steps | {"train": self.steps - sum(steps.values()) - sum(retrain.values())} | retrain
 
     def bank(self) -> AdapterOptions | ShareOptions:
@@ -285,6 +290,7 @@ class CompoFormer(Method):
                 errors = self._errors(access, parts)
                 self.composition.set_weights(t, F.one_hot(errors.argmin(), len(errors)))
             self.attention = None
+            self.forget_optimizers()  # which held it
             if config.reuse != "offline":
                 self.decisions[t] = self._decide_at_once(access)
 
@@ -297,14 +303,16 @@ class CompoFormer(Method):
             open_module()
 
         def decide() -> None:
-            """Earlier modules suffice if the task's own is not better by more than the tolerance after a part of its training."""
+            """Earlier modules suffice if they keep most of what the task's own gained in a part of its training."""
             mixture = float(self._errors(access, lambda batch: [self.composition.mixture(self.trunk, t, features(batch), batch)]))
             own_module = self._composed(t)
             own = float(self._errors(access, lambda batch: [own_module.predict(batch)]))
-            reused = mixture <= (1 + config.tolerance) * own
-            self.decisions[t] = {"reused": reused, "mixture_error": mixture, "own_error": own}
+            constant = self._constant_error(access)
+            reused = mixture - own <= config.tolerance * max(constant - own, 0.0)
+            self.decisions[t] = {"reused": reused, "mixture_error": mixture, "own_error": own, "constant_error": constant}
             if reused:
                 self._drop_module(t)
+                self.forget_optimizers()
 
         def new_module() -> bool:
             return not self.decisions[t]["reused"]
@@ -361,17 +369,22 @@ class CompoFormer(Method):
     def _errors(self, access: Any, predict: Callable[[Windows], Sequence[ActionDist]]) -> Tensor:
         """(M,) mean held-out error of the actions of each of `predict`'s answers."""
         sampler = access.current.sampler
-        steps = sampler.starts["holdout"].step
-        steps = steps if len(steps) else sampler.starts["train"].step
-        chosen = steps[torch.linspace(0, len(steps) - 1, min(len(steps), HELD_OUT), device=steps.device).long()]
         self.policy.eval()
         total, count = torch.zeros(()), 0.0
-        for part in chosen.split(AT_ONCE):
+        for part in _held_out(sampler).split(AT_ONCE):
             batch = sampler.windows_at(part, self.policy.context)
             wrong = torch.stack([(way.error(batch.action) * batch.valid).sum() for way in predict(batch)]).double()
             total, count = total.to(wrong.device) + wrong, count + float(batch.valid.sum())
         self.policy.train()
         return total / count
+
+    def _constant_error(self, access: Any) -> float:
+        """Held-out error of the best constant action of the training split."""
+        sampler = access.current.sampler
+        train, held = sampler.action[sampler.starts["train"].step], sampler.action[_held_out(sampler)]
+        if sampler.spec.discrete:
+            return float((held != train.mode().values).double().mean())
+        return float((held - train.mean(0)).double().square().mean())
 
     # -- acting and saving ----------------------------------------------------------------------------------
 
@@ -414,3 +427,10 @@ class CompoFormer(Method):
         self.decisions = {int(task): decision for task, decision in architecture["decisions"]}
         if architecture["attention"] is not None:
             self.attention = self._new_attention(int(architecture["attention"]), 0)
+
+
+def _held_out(sampler: Sampler) -> Tensor:
+    """Flat steps of the holdout split, evenly spaced where there are many; of the training split where there is none."""
+    steps = sampler.starts["holdout"].step
+    steps = steps if len(steps) else sampler.starts["train"].step
+    return steps[torch.linspace(0, len(steps) - 1, min(len(steps), HELD_OUT), device=steps.device).long()]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from related import lab_of
 from safetensors.torch import load_file
 from tiny import Lab, actions_of, config, execute, stream_of
 
@@ -12,47 +13,8 @@ from perdure.continual.affinity import Latent, latent_affinity, symmetric_diverg
 from perdure.continual.routing import Distances, nearest_source, ratio, released_source
 from perdure.core.errors import UsageError
 from perdure.core.method import Need, Step
-from perdure.core.spec import Box, Discrete, Spec
-from perdure.core.task import Stream, Task
+from perdure.core.task import Stream
 from perdure.data.access import Views
-from perdure.data.store import Dataset
-from perdure.data.trajectory import Trajectory
-
-SHORT = {"steps": 120, "batch": 32, "learning_rate": 0.01}
-WIDE = {"width": 32, "layers": 3}
-
-
-def data(kind, seed, discrete):
-    """64 episodes of 8 steps. A: the action says where the first coordinate lies; B: the other way round, inputs shifted."""
-    rng, episodes = np.random.default_rng(seed), []
-    for _ in range(64):
-        obs = rng.standard_normal((9, 6)).astype(np.float32)
-        x = obs[:8, 0]
-        obs = obs + (3.0 if kind == "B" else 0.0)
-        sign = -1.0 if kind == "B" else 1.0
-        if kind == "noise":
-            x = 0.5 * rng.standard_normal(8)
-        actions = np.stack([np.tanh(2 * sign * x), np.tanh(-sign * x)], 1).astype(np.float32)
-        if discrete:
-            actions = ((np.digitize(x, [-0.7, 0.0, 0.7]) + (2 if kind == "B" else 0)) % 4).astype(np.int64)
-        end = np.arange(8) == 7
-        episodes.append(Trajectory(observations=obs.astype(np.float32), actions=actions, rewards=np.ones(8, dtype=np.float32),
-                                   terminated=np.zeros(8, dtype=bool), truncated=end, success=True))
-    action = Discrete(4) if discrete else Box((2,), low=(-1.0,) * 2, high=(1.0,) * 2)
-    spec = Spec(obs=Box((6,)), action=action)
-    return Dataset.in_memory(episodes, name=kind, spec=spec, quality="expert", licence="Apache-2.0", source="made in memory",
-                             behaviour={"policy": "function"})
-
-
-def lab_of(kinds, policy="bc", method="tsn_affinity", *, discrete=False, shared=None, **options):
-    sizes = {"bc": WIDE, "dt": {"width": 32, "layers": 1, "attention_heads": 2, "context": 4}}[policy]
-    lab = Lab(config(method, policy, policy_options=sizes | (shared or {}), **(SHORT | options)))
-    sets = [data(kind, seed, discrete) for seed, kind in enumerate(kinds)]
-    tasks = tuple(Task(index=i, name=f"{kind}-{i}", spec=one.spec, data=one, text=f"Do {kind}.")
-                  for i, (kind, one) in enumerate(zip(kinds, sets, strict=True)))
-    lab.stream = Stream("made", tasks)
-    lab.views = Views(lab.stream)
-    return lab
 
 
 def sources(lab):
