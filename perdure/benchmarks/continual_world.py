@@ -14,7 +14,7 @@ from perdure.benchmarks.metaworld_source import MetaWorldSource
 from perdure.benchmarks.recorded import recorded
 from perdure.benchmarks.tuned import tuned
 from perdure.core.errors import UsageError
-from perdure.core.task import Goals, Stream, Task, TaskOutline
+from perdure.core.task import Goals, Protocol, Stream, Task, TaskOutline
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset
 
@@ -48,19 +48,42 @@ CWTUNE = ("reach", "drawer-open", "button-press-topdown")
 METAWORLD5 = ("coffee-button", "drawer-close", "plate-slide-back", "window-close", "window-open")
 """Five tasks of methods that learn several small tasks jointly; shares window-close with CW10."""
 
-TASKS = tuple(dict.fromkeys(CW10 + METAWORLD5 + CWTUNE))
+PAIRS = (
+    ("window-close", "window-open"), ("drawer-open", "drawer-close"), ("door-open", "door-close"), ("faucet-open", "faucet-close"),
+    ("push", "push-wall"), ("handle-press", "handle-press-side"), ("button-press", "button-press-wall"),
+    ("plate-slide", "plate-slide-back"),
+)
+"""Pairs of tasks that are near in words, of which some are near in what is to be done. A selection, with the tasks that are
+repeated, made before any learner saw them."""
+
+AGAIN = "-again"
+"""What marks a task that comes again with freshly collected data, other goals in them, and other words."""
+
+CWPAIRS = (*(task for pair in PAIRS for task in pair), *(task + AGAIN for task in ("window-close", "push", "faucet-open")))
+"""The pairs, and three of their tasks again."""
+
+TASKS = tuple(dict.fromkeys(CW10 + METAWORLD5 + CWTUNE + tuple(task for pair in PAIRS for task in pair)))
 """Every task with frozen goals and a measured noise ladder."""
 
 TEXTS = {
+    "button-press": "Press the button on the front of the box.",
     "button-press-topdown": "Press the button from above.",
+    "button-press-wall": "Reach over the wall and press the button on the front of the box.",
     "coffee-button": "Push the button of the coffee machine.",
+    "door-close": "Push the door until it is closed.",
+    "door-open": "Pull the door open by its handle.",
     "drawer-close": "Push the drawer until it is closed.",
     "drawer-open": "Pull the drawer open by its handle.",
     "faucet-close": "Turn the faucet handle until it is closed.",
+    "faucet-open-again": "Rotate the tap to let the water run.",
+    "faucet-open": "Turn the faucet handle until it is open.",
     "hammer": "Pick up the hammer and drive the nail into the wall.",
+    "handle-press": "Press the handle down.",
     "handle-press-side": "Press the handle down from its side.",
     "peg-unplug-side": "Pull the peg out of the socket sideways.",
+    "plate-slide": "Slide the plate into the goal.",
     "plate-slide-back": "Slide the plate out of the goal towards the robot.",
+    "push-again": "Move the disc over the table to where it should be.",
     "push": "Push the puck to the target.",
     "push-back": "Pull the block back towards the robot onto the target.",
     "push-wall": "Push the puck around the wall to the target.",
@@ -68,6 +91,7 @@ TEXTS = {
     "shelf-place": "Lift the block and place it on the shelf.",
     "stick-pull": "Take the stick, hook it into the mug's handle and pull the mug to the target.",
     "window-close": "Slide the window shut.",
+    "window-close-again": "Push the sliding window until nothing is open.",
     "window-open": "Slide the window open.",
 }
 """One sentence per task, in the project's own words; for agents that read text."""
@@ -81,7 +105,7 @@ CITATION = (
 
 LICENCE = "MIT (Meta-World); data made by its scripted policies"
 
-ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20}
+ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20, "cwpairs-v3": CWPAIRS}
 """Stream name -> task order."""
 
 SHUFFLED = {
@@ -101,7 +125,7 @@ SETTINGS: dict[tuple[str, str, str], dict[str, object]] = tuned("continual_world
 """(method or *, policy, profile) -> recipe, where it differs from the profile's: what `perdure tune` chose on cwtune-v3."""
 
 TUNING = dict.fromkeys((name for name in ORDERS if name != "cwtune-v3"), "cwtune-v3")
-"""Stream -> the one on which its methods are tuned; they share no task."""
+"""Stream -> the one on which its methods are tuned; they share no task, but drawer-open with cwpairs-v3."""
 
 POLICY: dict[tuple[str, str], dict[str, object]] = {}
 """(policy, profile) -> sizes, where they differ from the profile's."""
@@ -119,6 +143,8 @@ class Options:
     """Steps per episode, of data and evaluation (Continual World: 200)."""
     order: Order = "default"
     """Of the tasks of cw10-v3: a shuffled one; `default` is Continual World's own."""
+    rollouts: bool = False
+    """Whether a method may roll out on probe goals while it learns; the steps are counted and shown."""
 
     def __post_init__(self) -> None:
         check_recording(self.episodes, self.horizon)
@@ -182,14 +208,22 @@ def task_names(tasks: tuple[str, ...]) -> list[str]:
     return [f"{task}-{tasks[:i].count(task) + 1}" if task in tasks[:i] else task for i, task in enumerate(tasks)]
 
 
+def in_simulator(task: str) -> str:
+    """What Meta-World calls the task."""
+    return task.removesuffix(AGAIN)
+
+
 def outlines(tasks: tuple[str, ...], recording: Recording) -> list[TaskOutline]:
     """The outline of each task."""
-    return [
-        TaskOutline(shown, recording.quality, dataset_folder(recording.name(task)), MetaWorldFactory(task, recording.horizon),
-                    goals(task)["probe"][0], recording.episodes * recording.horizon, recording.episodes,
-                    MetaWorldSource(task, recording.horizon))
-        for shown, task in zip(task_names(tasks), tasks, strict=True)
-    ]  # fmt: skip
+    made = []
+    for shown, task in zip(task_names(tasks), tasks, strict=True):
+        known = in_simulator(task)
+        made.append(TaskOutline(
+            shown, recording.quality, dataset_folder(recording.name(task)), MetaWorldFactory(known, recording.horizon),
+            goals(known)["probe"][0], recording.episodes * recording.horizon, recording.episodes,
+            MetaWorldSource(known, recording.horizon, again=task != known),
+        ))  # fmt: skip
+    return made
 
 
 def datasets(tasks: tuple[str, ...], recording: Recording, say: Callable[[str], None], workers: int = 2) -> list[Dataset]:
@@ -198,17 +232,19 @@ def datasets(tasks: tuple[str, ...], recording: Recording, say: Callable[[str], 
 
 
 def assembled(
-    name: str, tasks: tuple[str, ...], data: list[Dataset], horizon: int, *, variant: str = "", citation: str = CITATION
+    name: str, tasks: tuple[str, ...], data: list[Dataset], horizon: int, *, variant: str = "", citation: str = CITATION,
+    rollouts: bool = False,
 ) -> Stream:
     """The stream of Meta-World tasks with these data, scored in Meta-World v3 on the frozen goals."""
     made = []
     for index, (shown, task) in enumerate(zip(task_names(tasks), tasks, strict=True)):
-        lists = goals(task)
+        known = in_simulator(task)
+        lists = goals(known)
         made.append(Task(
-            index=index, name=shown, spec=SPEC, data=data[index], env=MetaWorldFactory(task, horizon), text=TEXTS[task],
+            index=index, name=shown, spec=SPEC, data=data[index], env=MetaWorldFactory(known, horizon), text=TEXTS[task],
             goals=Goals(final=lists["final"], curve=lists["curve"], probe=lists["probe"]),
         ))  # fmt: skip
-    return Stream(name, tuple(made), citation=citation, variant=variant)
+    return Stream(name, tuple(made), Protocol(rollouts_allowed=rollouts), citation=citation, variant=variant)
 
 
 def _recording(name: str, options: Options) -> Recording:
@@ -224,4 +260,4 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """A Continual World stream on Meta-World v3 with its data."""
     tasks = shuffled(name, ORDERS[name], options.order)
     data = datasets(tasks, _recording(name, options), say)
-    return assembled(name, tasks, data, options.horizon, variant=variant_of(options.order))
+    return assembled(name, tasks, data, options.horizon, variant=variant_of(options.order), rollouts=options.rollouts)

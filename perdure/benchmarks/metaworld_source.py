@@ -27,10 +27,12 @@ class MetaWorldSource:
 
     task: str
     horizon: int = 200
+    again: bool = False
+    """Data for a second time the task comes: the second half of the goals, and noise of its own."""
 
     @property
     def name(self) -> str:
-        return f"{self.task}-v3"
+        return f"{self.task}-again-v3" if self.again else f"{self.task}-v3"
 
     @property
     def spec(self) -> Spec:
@@ -42,7 +44,7 @@ class MetaWorldSource:
 
     @property
     def origin(self) -> str:
-        return f"Meta-World task {self.name} (Yu et al. 2019, arXiv 1910.10897)"
+        return f"Meta-World task {self.task}-v3 (Yu et al. 2019, arXiv 1910.10897)"
 
     def environment(self) -> metaworld_env.MetaWorldEnv:
         return metaworld_env.MetaWorldFactory(self.task, self.horizon)()
@@ -56,7 +58,8 @@ class MetaWorldSource:
         return act
 
     def goals(self) -> Sequence[tuple[float, ...]]:
-        return metaworld_env.goals(self.task)["data"]
+        every = metaworld_env.goals(self.task)["data"]
+        return every[len(every) // 2 :] if self.again else every
 
     def ladder(self) -> tuple[Level, ...]:
         """Five levels, best first, as `tools/calibrate_noise.py` chose them for about so many steps.

@@ -10,7 +10,7 @@ identical bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ FORMAT = 1
 PROTOCOL = {"heads": str, "normaliser": str, "task_id_at_test": bool, "past_data": bool}
 """Fields of the protocol: what a method is told, and thus which runs may be compared."""
 
-COUNTS = ("parameters", "used_parameters", "copies", "memory_bytes", "agent_bytes", "environment_steps")
+COUNTS = ("parameters", "used_parameters", "copies", "modules", "memory_bytes", "agent_bytes", "environment_steps")
 """Fields of the footprint that are whole numbers; `parameters_per_task` is a list of them."""
 
 
-LISTS = ("cells", "curve", "action_error")
+LISTS = ("cells", "curve", "action_error", "leans")
 """Fields of `scores.json` that are lists of places with what was measured there."""
 
 
@@ -104,6 +104,8 @@ class ScoreMatrix:
     curve: dict[tuple[int, float], tuple[Episode, ...]] = field(default_factory=dict)
     action_error: dict[tuple[int, int], tuple[float, int]] = field(default_factory=dict)
     """(learned, task) -> mean held-out action error, number of transitions."""
+    leans: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(task, earlier task) -> how much the first acts with what was learned for the other, 0 to 1; of methods that say so."""
 
     def __post_init__(self) -> None:
         self.tasks = tuple(self.tasks)
@@ -143,6 +145,13 @@ class ScoreMatrix:
         if not math.isfinite(value):
             raise UsageError(f"action_error of task {task} is {value}; it must be a finite number")
         self.action_error[learned, task] = (float(value), int(n))
+
+    def set_leans(self, leans: Mapping[tuple[int, int], float]) -> None:
+        """Store which earlier tasks each task leans on, and how much."""
+        for (task, source), weight in leans.items():
+            if not 0 <= source < task < self.n or not 0 <= weight <= 1 + 1e-6:
+                raise UsageError(f"task {task} leans on task {source} with weight {weight}; it leans on earlier tasks, by 0 to 1")
+        self.leans = dict(leans)
 
     def _check_place(self, learned: int, task: int) -> None:
         if not 0 <= learned <= self.n or not 0 <= task < self.n:
@@ -211,7 +220,9 @@ class ScoreMatrix:
             for (learned, task), (value, n) in sorted(self.action_error.items())
         ]
         cells = [_cell_to_json(*place, cell) for place, cell in sorted(self.cells.items())]
-        lists = dict(zip(LISTS, (cells, curve, errors), strict=True))
+        lists: dict[str, Any] = {"cells": cells, "curve": curve, "action_error": errors}
+        if self.leans:
+            lists["leans"] = [{"task": t, "source": s, "weight": weight} for (t, s), weight in sorted(self.leans.items())]
         return {"format": FORMAT, **head, "tasks": list(self.tasks), **lists}
 
     @classmethod
@@ -244,6 +255,10 @@ class ScoreMatrix:
             place = _get(entry, "learned", int, "action_error"), _get(entry, "task", int, "action_error")
             error = _get(entry, "value", float, "action_error")
             matrix.set_action_error(*place, error, _get(entry, "n", int, "action_error"))
+        matrix.set_leans({
+            (_get(entry, "task", int, "leans"), _get(entry, "source", int, "leans")): float(_get(entry, "weight", float, "leans"))
+            for entry in _entries(value, "leans")
+        })  # fmt: skip
         return matrix
 
     @classmethod

@@ -161,6 +161,14 @@ class Method(nn.Module):
         """How many sets of a policy's weights it holds."""
         return 1
 
+    def modules_added(self) -> int | None:
+        """Tasks that got a module of their own, where that is for the method to decide."""
+        return None
+
+    def leans(self) -> dict[tuple[int, int], float]:
+        """(task, earlier task) -> how much the first acts with what was learned for the other, 0 to 1."""
+        return {}
+
     # What a method is given -----------------------------------------------------------------------------
 
     def actor(self, task: int) -> Actor:

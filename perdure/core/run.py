@@ -333,6 +333,7 @@ class Run:
         """Write the agent after `learned` tasks and its footprint."""
         self.cursor.parameters.append(sum(p.numel() for p in self.method.parameters()))
         folder = self.folder / "agent" / str(learned)
+        self.matrix.set_leans(self.method.leans())
         meta, tensors = capture(self.method)
         facts = self.agent_facts | {"learned": learned, "architecture": meta["architecture"]}
         write_folder(folder, facts, {"tensors": tensors["agent"]})
@@ -341,6 +342,7 @@ class Run:
             "parameters": sizes[-1],
             "used_parameters": sizes[-1] - self.method.unused_parameters(),
             "copies": self.method.copies(),
+            **({} if (modules := self.method.modules_added()) is None else {"modules": modules}),
             "parameters_per_task": [b - a for a, b in zip([0, *sizes], sizes, strict=False)],
             "memory_bytes": self.method.memory_bytes(),
             "agent_bytes": sum(path.stat().st_size for path in folder.iterdir()),

@@ -413,6 +413,14 @@ class CompoFormer(Method):
                     for p in self.policy.private(task).values())
         return heads + (self.bank.unused(self.policy) if isinstance(self.bank, Shares) else 0)
 
+    def modules_added(self) -> int:
+        return len(self.composition.modules_of)
+
+    def leans(self) -> dict[tuple[int, int], float]:
+        composition = self.composition
+        return {(task, source): float(weight) for task, sources in composition.sources.items()
+                for source, weight in zip(sources, composition.weights(task), strict=True)}
+
     def architecture(self) -> dict[str, Any]:
         learning = None if self.attention is None else self.attention.query.in_features
         return super().architecture() | {

@@ -335,6 +335,9 @@ class TSNAffinity(Method):
     def copies(self) -> int:
         return len(self.pool.copies) + 1
 
+    def leans(self) -> dict[tuple[int, int], float]:
+        return {(task, facts["source"]): 1.0 for task, facts in self.facts.items() if facts["source"] is not None}
+
     def architecture(self) -> dict[str, Any]:
         profiles = {name: list(value.shape) for name, value in self.profiles.named_buffers()}
         indexes = {spaces: index.architecture() for spaces, index in self.indexes.items()}

@@ -117,6 +117,7 @@ def pictures(collection: Collection) -> list[Picture]:
     with matplotlib.rc_context(STYLE):
         drawn = [stream_curves(collection), tasks_seen(collection), retention(collection), cost(collection)]
         drawn += [heat_map(group) for group in collection.groups]
+        drawn += [leaning(group) for group in collection.groups if group.first.leans]
         for picture in drawn:
             # Laid out once and then fixed: the layout engine moves things a little on every further drawing.
             picture.figure.draw_without_rendering()
@@ -170,6 +171,29 @@ def _heat_cell(axes: Axes, row: int, column: int, value: float, low: float, high
     axes.text(
         column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=6.5 if small else 8.5
     )
+
+
+def leaning(group: Group) -> Picture:
+    """Which earlier tasks each task acts with, of the first seed."""
+    tasks, leans = group.first.tasks, group.first.leans
+    n, small = len(tasks), len(tasks) > 12
+    size = 0.62 if n <= 6 else 0.5
+    figure = Figure(figsize=(1.9 + size * n * 1.25, 1.5 + size * n * 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(False)
+    axes.set(xlim=(-0.5, n - 1.5), ylim=(n - 0.5, 0.5))
+    for (task, source), weight in leans.items():
+        _heat_cell(axes, task, source, weight, 0.0, 1.0, small)
+    axes.set_xticks(range(n - 1), tasks[:-1], rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(1, n), tasks[1:])
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{group.name}: which earlier tasks each task leans on")
+    axes.set_xlabel("earlier task", color=QUIET)
+    lines = [f"{tasks[task]} on {tasks[source]} {weight:.2f}" for (task, source), weight in sorted(leans.items())]
+    alt = f"Which earlier tasks each task of {group.name} leans on: {', '.join(lines)}."
+    caption = (f"{group.name}, seed {group.first.seed}. Row: a task; column: an earlier one. Dark: it acts mostly with what was"
+               " learned for that one. An empty column: a task with nothing of its own to lean on.")
+    return Picture(f"leaning-{_file_name(group.name)}", figure, caption, alt)
 
 
 def _word(value: float) -> str:

@@ -56,6 +56,7 @@ def page(
         ("stream", "Over the stream", shown["curves"] + shown["tasks-seen"]),
         ("tasks", "Task by task", shown["retention"] + _task_table(collection) + _returns(collection, table)),
         ("matrices", "Score matrices", _matrices(collection, matrices)),
+        ("leaning", "Which task leans on which", "".join(shown[p.name] for p, _, _ in images if p.name.startswith("leaning-"))),
         ("footprint", "Footprint and protocol", _footprint(collection, table)),
         ("cost", "What it costs", shown["cost"]),
         ("clips", "Clips", _clips(clips, left_out)),

@@ -94,12 +94,15 @@ RESULTS = tuple(
 
 RAW_RETURN = Column("raw_return", "raw return at the end, mean over tasks", "Raw return", "score", "results")
 
+NEXT_TASK = Column("next_task", "score on the next task before its data were seen, by what is known of it", "Next task, unseen",
+                   "score", "results")
+
 ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
 
 TIMES = ("train_seconds", "train_cpu_seconds")
 """Of environment.json."""
 
-OPTIONAL = ("used_parameters", "copies", "train_cpu_seconds")
+OPTIONAL = ("used_parameters", "copies", "modules", "train_cpu_seconds")
 """Columns that are left out where no run has recorded them."""
 
 FOOTPRINT = (
@@ -107,6 +110,7 @@ FOOTPRINT = (
     Column("parameters", "parameters, total", "Parameters", "count", "footprint"),
     Column("used_parameters", "parameters that some task acts with", "Parameters used", "count", "footprint"),
     Column("copies", "sets of the policy's weights", "Copies", "count", "footprint"),
+    Column("modules", "tasks with a module of their own", "Modules", "count", "footprint"),
     Column("parameters_per_task", "parameters added per task", "Parameters per task", "text", "footprint"),
     Column("memory_bytes", "memory of past data", "Memory kept", "bytes", "footprint"),
     Column("agent_bytes", "agent on disk", "Agent on disk", "bytes", "footprint"),
@@ -130,7 +134,8 @@ def build(collection: Collection) -> Table:
     errors = any(run.matrix.action_error for run in collection.runs)
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
-    columns = (*RESULTS, *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *seen,
+    leaning = any(run.matrix.leans for run in collection.runs)
+    columns = (*RESULTS, *((NEXT_TASK,) if leaning else ()), *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *seen,
                *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
@@ -165,6 +170,7 @@ def _row(group: Group) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
+    entries["next_task"] = _numbers(group, _next_task, "no task was scored before it was learned")
     entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
     for task, name in enumerate(first.tasks):
         for key in ("raw", "clipped"):
@@ -241,6 +247,13 @@ def _action_error(run: RunResult) -> float | None:
     errors = [run.matrix.action_error.get((run.matrix.n, task)) for task in range(run.matrix.n)]
     values = [error[0] for error in errors if error]
     return sum(values) / len(values) if len(values) == run.matrix.n else None
+
+
+def _next_task(run: RunResult) -> float | None:
+    """Mean over tasks of the score that the agent reached on them right before it learned them; the first is left out."""
+    means = [run.matrix.mean(task, task) for task in range(1, run.matrix.n)]
+    values = [mean for mean in means if mean is not None]
+    return sum(values) / len(values) if values and len(values) == len(means) else None
 
 
 def _seeds(seeds: list[int]) -> str:
