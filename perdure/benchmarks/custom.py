@@ -14,6 +14,7 @@
     low = -1600.0
     high = -150.0
     text = "Swing the pendulum up."
+    vector = [0.1, -0.7]        # the same as an encoder of your own reads it, for methods that compare tasks by their meaning
 
 Imports no torch.
 """
@@ -48,11 +49,11 @@ STREAM_FIELDS: dict[str, type] = {"name": str, "version": int, "citation": str} 
 
 TASK_FIELDS: dict[str, type] = {
     "name": str, "data": str, "env": str, "env_kwargs": dict, "horizon": int, "score": str, "low": float, "high": float,
-    "text": str,
+    "text": str, "vector": list,
 }  # fmt: skip
 """Of a table `[[task]]`."""
 
-WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list of tables"}
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
 ENV_ONLY = ("env_kwargs", "horizon", "score", "low", "high")
 """Fields that mean nothing without an environment."""
@@ -123,6 +124,10 @@ def read(path: Path) -> StreamFile:
         raise UsageError(f"{path} has no tasks; add a [[task]] table with name and data for each")
     for place, task in enumerate(tasks):
         _check_task(task, f"{path}: [[task]] {place + 1}")
+    sizes = {len(task["vector"]) if "vector" in task else 0 for task in tasks}
+    if len(sizes) > 1:
+        raise UsageError(f"{path}: the tasks' vectors have {', '.join(map(str, sorted(sizes)))} numbers; give every task one of the"
+                         " same size, or none")
     return StreamFile(path, head, tuple(tasks))
 
 
@@ -144,6 +149,9 @@ def _check_task(task: Any, where: str) -> None:
         if not task.get(name):
             raise UsageError(f"{where} has no {name}; every task needs a name and its data")
     safe_name(task["name"], f"{where} name")
+    numbers = task.get("vector", [0.0])
+    if not numbers or not all(type(x) in (int, float) and -1e30 < x < 1e30 for x in numbers):
+        raise UsageError(f"{where}: vector is {ascii(numbers)[:60]}; give a list of numbers")
     if "\0" in task["data"]:
         raise UsageError(f"{where}: data is {ascii(task['data'])[:60]}; give a folder or the name of a dataset")
     if "env" not in task:
@@ -238,9 +246,14 @@ def _task(file: StreamFile, index: int, entry: dict[str, Any]) -> Task:
     if "env" not in entry:
         _held_out(data, where)
         scale = ScoreScale("action_error", source="1 - held-out action error / error of the best constant action")
-        return Task(index, entry["name"], data.spec, data, score=scale, text=entry.get("text", ""))
+        return Task(index, entry["name"], data.spec, data, score=scale, text=entry.get("text", ""), vector=_vector(entry))
     factory = _factory(entry, data, where)
-    return Task(index, entry["name"], data.spec, data, factory, score=_scale(entry, data, where), text=entry.get("text", ""))
+    return Task(index, entry["name"], data.spec, data, factory, score=_scale(entry, data, where), text=entry.get("text", ""),
+                vector=_vector(entry))
+
+
+def _vector(entry: dict[str, Any]) -> tuple[float, ...] | None:
+    return tuple(map(float, entry["vector"])) if "vector" in entry else None
 
 
 def _held_out(data: Dataset, where: str) -> None:

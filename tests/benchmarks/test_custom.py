@@ -109,7 +109,10 @@ WRONG = {
     "[stream]\nnam = 'x'\n" + DATA_ONLY: "unknown key 'nam'; did you mean 'name'?",
     "[stream]\nversion = 'x'\n" + DATA_ONLY: "version is 'x'; it must be a whole number",
     "[stream]\nversion = true\n" + DATA_ONLY: "version is True; it must be a whole number",
-    "task = 3": "task is 3; it must be a list of tables",
+    "task = 3": "task is 3; it must be a list",
+    DATA_ONLY + "vector = []\n": "vector is []; give a list of numbers",
+    DATA_ONLY + "vector = [1.0, true]\n": "vector is [1.0, True]; give a list of numbers",
+    DATA_ONLY + "vector = [1.0, 2]\n" + DATA_ONLY: "the tasks' vectors have 0, 2 numbers",
     "task = [3]": "it must be a table",
     "": "has no tasks",
     "[[task]]\nname = 'x'": "has no data",
@@ -134,6 +137,11 @@ WRONG = {
     "x = ": "is no valid TOML",
     "a = " + "[" * 5000: "is no valid TOML",
 }
+
+
+def test_a_task_may_come_with_the_vector_of_its_words(place):
+    plain, given = (load_stream(written(place, DATA_ONLY + line), say=quiet).tasks[0].vector for line in ("", "vector = [1, 0.5]\n"))
+    assert plain is None and given == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(("text", "fragment"), WRONG.items())
