@@ -77,6 +77,16 @@ def small(stream: str, method: str, policy: str = "bc", seeds: tuple[int, ...] =
     return Row("independent", stream, policy, seeds, policy_options=sizes, label=f"as large as {method}")
 
 
+def composed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str, Any] | None = None, **options: Any) -> Row:
+    """compoformer with options that name the row; the default variant is named too."""
+    named = {"variant": options.get("variant", "grow")} | options
+    label = ", ".join(value if name == "variant" else f"{name} {value}" for name, value in named.items())
+    return Row("compoformer", stream, "dt", seeds, options, stream_options or {}, label=label)
+
+
+ROLLOUTS = {"rollouts": True}
+"""Of Meta-World streams: a method may try its policy in the simulator; the steps are counted."""
+
 PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 """Of Panda streams: episodes that end with success; observations and actions padded to one size."""
 
@@ -104,8 +114,28 @@ TABLES: dict[str, list[Row]] = {
     "cw10-v3-order-1": in_order("1"),
     "cw10-v3-order-2": in_order("2"),
     "cw10-v3-order-3": in_order("3"),
-    "cw10-v3-dt": [*rows("cw10-v3", "independent finetune packnet", policy="dt"),
-                   Row("er", "cw10-v3", "dt", options=REPLAY)],
+    "cw10-v3-dt": [
+        *rows("cw10-v3", "independent finetune lora joint tsn_affinity", policy="dt"),
+        *rows("cw10-v3", "packnet", policy="dt", seeds=3),
+        Row("er", "cw10-v3", "dt", options=REPLAY),
+        composed("cw10-v3", (0, 1, 2)),
+        composed("cw10-v3", (0, 1, 2), variant="prune"),
+        *(composed("cw10-v3", attention=attention) for attention in ("uniform", "cosine", "ones")),
+        composed("cw10-v3", stream_options=ROLLOUTS, reuse="rollout"),
+    ],
+    "cw10-v3-dt-order-1": [Row("packnet", "cw10-v3", "dt", stream_options={"order": "1"}),
+                           composed("cw10-v3", stream_options={"order": "1"}, variant="prune")],
+    "cw20-v3-dt": [
+        *rows("cw20-v3", "independent packnet", policy="dt"),
+        *(composed("cw20-v3", variant=variant) for variant in ("grow", "prune")),
+    ],
+    "cwpairs-v3-dt": [
+        Row("independent", "cwpairs-v3", "dt"),
+        composed("cwpairs-v3"),
+        composed("cwpairs-v3", stream_options=ROLLOUTS, reuse="rollout"),
+        *(composed("cwpairs-v3", reuse=reuse) for reuse in ("never", "always")),
+        composed("cwpairs-v3", meaning="data"),
+    ],
     "panda3-v3-dt": [
         *rows("panda3-v3", "independent tsn finetune er packnet joint", "dt", seeds=3),
         Row("er", "panda3-v3", "dt", (0, 1, 2), {"memory_share": 1.0}, label="cumulative"),

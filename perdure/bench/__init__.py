@@ -30,6 +30,7 @@ MEASURES: dict[str, str] = {
     "steps": "perdure.bench.steps:steps",
     "growth": "perdure.bench.steps:growth",
     "routing": "perdure.bench.routing:routing",
+    "composing": "perdure.bench.composing:composing",
     "training": "perdure.bench.training:training",
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",

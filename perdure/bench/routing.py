@@ -48,14 +48,14 @@ def _acting(bench: Bench, views: Views) -> list[Figure]:
         actors = {"dense": method.policy.actor(0), "folded": method.actor(0)}
 
         with torch.inference_mode():
-            timed = bench.alternate({name: _acting_on(actor, obs, reward, g) for name, actor in actors.items()})
+            timed = bench.alternate({name: acting_on(actor, obs, reward, g) for name, actor in actors.items()})
         figures.append(Figure(f"acting with a folded subnetwork over dense, {policy} cpu", "x", timed.ratio("folded", "dense"),
                               Target(1.05, at_least=False),
                               details={"ours_ms": timed.milliseconds("folded", bench.clock).median}))
     return figures
 
 
-def _acting_on(actor: Actor, obs: Tensor, reward: Tensor, g: torch.Generator) -> Callable[[], object]:
+def acting_on(actor: Actor, obs: Tensor, reward: Tensor, g: torch.Generator) -> Callable[[], object]:
     """One action after the other in the same episodes."""
     carry = actor.start(len(obs))
 

@@ -56,6 +56,8 @@ class Scale:
     """Updates per task of the miniature stream; None keeps the toy's own."""
     growing: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
     """Tasks of the streams whose last task is timed."""
+    composed: tuple[int, ...] = (1, 5, 10, 20)
+    """Earlier modules that a task composes."""
     routed: tuple[int, ...] = (10, 100, 1000)
     """Earlier tasks that routing chooses among."""
     sweep_runs: int = 4
@@ -142,9 +144,10 @@ class Learner:
     """Updates in every phase before the one that is timed, so that optimizers have state."""
 
     def __init__(self, method: str, policy: str, profile: str, scale: Scale, views: Views, phase: str = "train",
-                 precision: str = "fp32"):
+                 precision: str = "fp32", options: Mapping[str, Any] | None = None):
         method_class = find(method, METHODS, "method")
-        config: MethodConfig = method_class.Config(**recipe(policy, profile, scale) | UNTIMED.get(method, {}))
+        values = recipe(policy, profile, scale) | UNTIMED.get(method, {}) | dict(options or {})
+        config: MethodConfig = method_class.Config(**values)
         self.method: Method = method_class(config, policy_maker(policy, profile, scale), seed=0)
         self.precision = precision
         self.device = torch.device(views.views[0].device)
@@ -155,7 +158,7 @@ class Learner:
             for candidate in self.method.phases(task, Access(views, task.index, needs)):
                 self.task, self.phase = task.index, candidate
                 self._begin(candidate)
-                for _ in range(self.WARM_UP):
+                for _ in range(min(self.WARM_UP, candidate.steps) if isinstance(candidate.steps, int) else self.WARM_UP):
                     self.step()
                 if task.index == len(views.stream) - 1 and candidate.name == phase:
                     return

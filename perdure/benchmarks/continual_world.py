@@ -49,9 +49,9 @@ METAWORLD5 = ("coffee-button", "drawer-close", "plate-slide-back", "window-close
 """Five tasks of methods that learn several small tasks jointly; shares window-close with CW10."""
 
 PAIRS = (
-    ("window-close", "window-open"), ("drawer-open", "drawer-close"), ("door-open", "door-close"), ("faucet-open", "faucet-close"),
-    ("push", "push-wall"), ("handle-press", "handle-press-side"), ("button-press", "button-press-wall"),
-    ("plate-slide", "plate-slide-back"),
+    ("window-close", "window-open"), ("drawer-open", "drawer-close"), ("door-open", "door-close"),
+    ("faucet-open", "faucet-close"), ("push", "push-wall"), ("handle-press", "handle-press-side"),
+    ("button-press", "button-press-wall"), ("plate-slide", "plate-slide-back"),
 )
 """Pairs of tasks that are near in words, of which some are near in what is to be done. A selection, with the tasks that are
 repeated, made before any learner saw them."""

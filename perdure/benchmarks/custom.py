@@ -126,8 +126,8 @@ def read(path: Path) -> StreamFile:
         _check_task(task, f"{path}: [[task]] {place + 1}")
     sizes = {len(task["vector"]) if "vector" in task else 0 for task in tasks}
     if len(sizes) > 1:
-        raise UsageError(f"{path}: the tasks' vectors have {', '.join(map(str, sorted(sizes)))} numbers; give every task one of the"
-                         " same size, or none")
+        raise UsageError(f"{path}: the tasks' vectors have {', '.join(map(str, sorted(sizes)))} numbers; give every task one of"
+                         " the same size, or none")
     return StreamFile(path, head, tuple(tasks))
 
 

@@ -135,8 +135,8 @@ def build(collection: Collection) -> Table:
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
     leaning = any(run.matrix.leans for run in collection.runs)
-    columns = (*RESULTS, *((NEXT_TASK,) if leaning else ()), *((RAW_RETURN,) if returns else ()), *((ACTION_ERROR,) if errors else ()), *seen,
-               *returns_columns(collection))
+    sometimes = ((NEXT_TASK, leaning), (RAW_RETURN, returns), (ACTION_ERROR, errors))
+    columns = (*RESULTS, *(column for column, wanted in sometimes if wanted), *seen, *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
 

@@ -140,7 +140,8 @@ WRONG = {
 
 
 def test_a_task_may_come_with_the_vector_of_its_words(place):
-    plain, given = (load_stream(written(place, DATA_ONLY + line), say=quiet).tasks[0].vector for line in ("", "vector = [1, 0.5]\n"))
+    lines = ("", "vector = [1, 0.5]\n")
+    plain, given = (load_stream(written(place, DATA_ONLY + line), say=quiet).tasks[0].vector for line in lines)
     assert plain is None and given == (1.0, 0.5)
 
 
