@@ -136,7 +136,19 @@ def test_the_triples_are_what_their_names_say():
     solved = [task for task in continual_world.CW10 if measured(task)["expert"] >= 0.95]
     assert tuple(task for task in solved if task not in continual_world.CW3)[:3] == continual_world.CW3B
     assert all(measured(task)["expert"] >= 0.95 for task in continual_world.CWTUNE + continual_world.CW3)
-    assert set(continual_world.TEXTS) == set(continual_world.TASKS)
+    again = {task for task in continual_world.CWPAIRS if task.endswith(continual_world.AGAIN)}
+    assert set(continual_world.TEXTS) == set(continual_world.TASKS) | again
+    assert len(set(continual_world.TEXTS.values())) == len(continual_world.TEXTS), "who comes again comes with other words"
+
+
+def test_a_task_that_comes_again_has_other_data_of_the_same_task():
+    outlines = {task.name: task for task in continual_world.outline("cwpairs-v3", continual_world.Options())}
+    assert len(outlines) == 2 * len(continual_world.PAIRS) + 3
+    for name in ("window-close", "push", "faucet-open"):
+        first, second = outlines[name], outlines[f"{name}-again"]
+        assert first.env == second.env and first.folder != second.folder
+        assert not set(second.source.goals()) & set(first.source.goals()[: first.episodes]), "other goals"
+        assert first.source.name != second.source.name, "and other noise"
 
 
 RENDER = """
