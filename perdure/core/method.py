@@ -133,6 +133,14 @@ class Method(nn.Module):
         """Whether it finds out by itself at test time which task it is at, in spite of parts of its own for each."""
         return False
 
+    @classmethod
+    def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
+        """Refuse tasks, by name, whose spaces it cannot learn together, before anything is learned.
+
+        Raises:
+            UsageError: names two tasks, and how their spaces differ.
+        """
+
     def phases(self, task: Task, access: Any) -> list[Phase]:
         """The phases of learning `task`. Pure: it may be called again at any time and changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} defines no phases")

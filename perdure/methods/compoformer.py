@@ -38,7 +38,7 @@ from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step, always
 from perdure.core.policy import ActionDist, Policy, Weights, loss_of
-from perdure.core.spec import Discrete
+from perdure.core.spec import Discrete, Spec
 from perdure.core.task import Task
 from perdure.data.sampler import Sampler
 from perdure.nets.sentences import sentence_vector
@@ -182,17 +182,24 @@ class CompoFormer(Method):
                  Need.TASK_COUNT: counts}
         return frozenset(need for need, wanted in asked.items() if wanted)
 
+    @classmethod
+    def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
+        first = next(iter(specs))
+        for name, spec in specs.items():
+            if difference := spec.difference(specs[first]):
+                raise UsageError(f"task {name} has other spaces than {first} ({difference}), and compoformer composes modules of"
+                                 " equal spaces alone; choose a stream that aligns them, or another method")
+
     # -- opening a task -------------------------------------------------------------------------------------
 
     def open_task(self, task: Task, access: Any) -> None:
         """Let the task act as the mixture of earlier modules that its meaning asks for, on the scale of the nearest of them.
 
         Raises:
-            UsageError: earlier modules have other spaces, or the description has no vector.
+            UsageError: the description has no vector.
         """
         t = task.index
         super().open_task(task, access)
-        self._refuse_other_spaces(t, task.name)
         self.composition.open(t, self._meaning(access))
         self.composition.to(access.current.sampler.device)
         sources = self.composition.sources[t]
@@ -201,13 +208,6 @@ class CompoFormer(Method):
             self.composition.set_weights(t, self._attended(t))
             nearest = sources[int(self.composition.weights(t).argmax())]
             self.trunk.set_statistics(t, self.trunk.statistics(nearest))
-
-    def _refuse_other_spaces(self, task: int, name: str) -> None:
-        specs = self.trunk.specs
-        for other in self.composition.modules_of:
-            if difference := specs[task].difference(specs[other]):
-                raise UsageError(f"task {name} has other spaces than task {other + 1} ({difference}), and compoformer composes"
-                                 " modules of equal spaces alone; choose a stream that aligns them, or another method")
 
     def _meaning(self, access: Any) -> Tensor:
         """(S,) float32: the task's vector."""

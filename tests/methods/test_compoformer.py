@@ -209,9 +209,10 @@ def test_a_task_that_was_only_described_acts_like_the_one_it_means():
     torch.testing.assert_close(*acted, atol=0.05, rtol=0)
 
 
-def test_other_spaces_are_refused_by_name():
-    with pytest.raises(UsageError, match=r"task corner-2 has other spaces than task 1 .*choose a stream that aligns"):
-        Lab(config("compoformer", stream="toy-spaces")).learn()
+def test_other_spaces_are_refused_by_name_before_anything_is_learned(tmp_path):
+    with pytest.raises(UsageError, match=r"task corner-2 has other spaces than corner-1 .*choose a stream that aligns"):
+        execute(config("compoformer", stream="toy-spaces"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_rollouts_are_counted_and_on_goals_of_their_own(tmp_path):
