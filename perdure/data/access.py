@@ -194,7 +194,8 @@ def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Nee
     }
     for need in sorted(needs, key=lambda n: n.name):
         if forbidden.get(need, False):
-            how = "--stream.rollouts true on a Meta-World stream" if need is Need.ROLLOUTS else "a stream whose protocol allows it"
+            where = "a stream whose protocol allows it"
+            how = "--stream.rollouts true on a Meta-World stream" if need is Need.ROLLOUTS else where
             raise UsageError(f"{method.__name__} needs {need.value} (Need.{need.name}), which the stream {stream.name} forbids;"
                              f" choose another method or option, or {how}")
         if need is Need.TEXT and not all(task.text or task.vector for task in stream.tasks):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from related import lab_of
-from tiny import Lab, config, execute, stream_of
+from tiny import config, execute, stream_of
 
 from perdure.continual.composition import Attention, Stack
 from perdure.core.errors import UsageError
