@@ -26,9 +26,9 @@ FORMAT = 1
 PROTOCOL = {"heads": str, "normaliser": str, "task_id_at_test": bool, "past_data": bool}
 """Fields of the protocol: what a method is told, and thus which runs may be compared."""
 
-COUNTS = ("parameters", "used_parameters", "copies", "modules", "memory_bytes", "agent_bytes", "environment_steps")
-"""Fields of the footprint that are whole numbers; `parameters_per_task` is a list of them."""
-
+COUNTS = ("parameters", "used_parameters", "copies", "memory_bytes", "agent_bytes", "environment_steps")
+"""Fields of the footprint that are whole numbers; `parameters_per_task` is a list of them, and so is `modules`: the tasks that
+got a module of their own, of methods that choose."""
 
 LISTS = ("cells", "curve", "action_error", "leans")
 """Fields of `scores.json` that are lists of places with what was measured there."""
@@ -380,6 +380,7 @@ def _check_footprint(footprint: dict[str, Any]) -> None:
     for name in COUNTS:
         if name in footprint and _get(footprint, name, int, "footprint") < 0:
             raise UsageError(f"footprint.{name} is {footprint[name]}; it must be 0 or more")
-    per_task = footprint.get("parameters_per_task", [])
-    if type(per_task) is not list or not all(_is(n, int) and n >= 0 for n in per_task):
-        raise UsageError("footprint.parameters_per_task must list whole numbers, 0 or more")
+    for name in ("parameters_per_task", "modules"):
+        numbers = footprint.get(name, [])
+        if type(numbers) is not list or not all(_is(n, int) and n >= 0 for n in numbers):
+            raise UsageError(f"footprint.{name} must list whole numbers, 0 or more")

@@ -169,7 +169,7 @@ class Method(nn.Module):
         """How many sets of a policy's weights it holds."""
         return 1
 
-    def modules_added(self) -> int | None:
+    def modules_added(self) -> list[int] | None:
         """Tasks that got a module of their own, where that is for the method to decide."""
         return None
 

@@ -413,8 +413,8 @@ class CompoFormer(Method):
                     for p in self.policy.private(task).values())
         return heads + (self.bank.unused(self.policy) if isinstance(self.bank, Shares) else 0)
 
-    def modules_added(self) -> int:
-        return len(self.composition.modules_of)
+    def modules_added(self) -> list[int]:
+        return list(self.composition.modules_of)
 
     def leans(self) -> dict[tuple[int, int], float]:
         composition = self.composition

@@ -185,7 +185,9 @@ def leaning(group: Group) -> Picture:
     for (task, source), weight in leans.items():
         _heat_cell(axes, task, source, weight, 0.0, 1.0, small)
     axes.set_xticks(range(n - 1), tasks[:-1], rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(1, n), tasks[1:])
+    own = group.first.footprint.get("modules")
+    names = [task if own is None or i in own else f"{task} (no module)" for i, task in enumerate(tasks)]
+    axes.set_yticks(range(1, n), names[1:])
     axes.spines[:].set_visible(False)
     axes.set_title(f"{group.name}: which earlier tasks each task leans on")
     axes.set_xlabel("earlier task", color=QUIET)

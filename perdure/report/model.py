@@ -175,6 +175,7 @@ def _row(group: Group) -> Row:
     for task, name in enumerate(first.tasks):
         for key in ("raw", "clipped"):
             entries[f"{key}:{name}"] = _numbers(group, _task_return(task, key == "clipped"), "not recorded")
+    entries["modules"] = _numbers(group, _modules, "not recorded")
     for key in COUNTS:
         entries[key] = _numbers(group, _footprint(key), "not recorded")
     for key in TIMES:
@@ -222,6 +223,11 @@ def _numbers(group: Group, read: Callable[[RunResult], float | None], missing: s
 
 def _footprint(key: str) -> Callable[[RunResult], float | None]:
     return lambda run: run.matrix.footprint.get(key)
+
+
+def _modules(run: RunResult) -> float | None:
+    tasks = run.matrix.footprint.get("modules")
+    return None if tasks is None else float(len(tasks))
 
 
 def _seconds(key: str) -> Callable[[RunResult], float | None]:

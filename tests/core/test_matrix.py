@@ -24,6 +24,7 @@ def filled() -> ScoreMatrix:
     matrix.null_cell(0, 2, "no head yet")
     matrix.set_curve(0, 0.25, [Episode(0.5, None, 7)])
     matrix.set_action_error(1, 0, 0.012, 2000)
+    matrix.set_leans({(1, 0): 1.0, (2, 0): 0.25, (2, 1): 0.75})
     return matrix
 
 
@@ -76,6 +77,16 @@ def test_numpy_numbers_become_plain_json():
     assert json.loads(json.dumps(matrix.to_json()))["cells"][0]["episodes"][0] == {
         "score": 1.0, "success": True, "length": 5, "raw_return": 2.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "weight"), [((0, 0), 0.5), ((1, 2), 0.5), ((3, 0), 0.5), ((2, 1), 1.5), ((2, 1), -0.1)])
+def test_tasks_lean_on_earlier_ones_by_a_share(place, weight):
+    with pytest.raises(UsageError, match="leans on earlier tasks, by 0 to 1"):
+        empty().set_leans({place: weight})
+
+
+def test_a_matrix_that_leans_on_nothing_is_written_as_before():
+    assert "leans" not in empty().to_json()
 
 
 @pytest.mark.parametrize("place", [(4, 0), (-1, 0), (0, 3), (0, -1)])

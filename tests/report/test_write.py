@@ -10,6 +10,7 @@ from perdure.core.files import read_json, write_json
 from perdure.report import figures
 from perdure.report.collect import collect
 from perdure.report.write import write_report
+from report.conftest import matrix, save
 
 EVIL = "<script>alert(1)</script>"
 
@@ -111,3 +112,20 @@ def test_methods_keep_their_colours_and_file_names_are_safe(make_run, tmp_path):
     names = [figures._file_name(name) for name in ("er", "a/../b", "er (x)", "er [x]", "my.mod:M")]
     assert len(set(names)) == 5
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
+
+
+def test_who_leans_on_whom_is_drawn_and_told(tmp_path):
+    for method in ("packnet", "finetune"):
+        made = matrix(method, 0)
+        if method == "packnet":
+            made.set_leans({(1, 0): 1.0, (2, 0): 0.25})
+            made.footprint["modules"] = [0, 2]
+        save(tmp_path / "runs" / method, made)
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
+    page = report.page.read_text()
+    assert [path.stem for path in (tmp_path / "out" / "figures").glob("leaning-*.png")] == ["leaning-packnet"]
+    assert "Which task leans on which" in page and "turn on push 0.25" in page
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "Next task, unseen" in table and "| Modules |" in table
+    plain = write_report([tmp_path / "runs" / "finetune"], tmp_path / "plain").page
+    assert "Which task leans on which" not in plain.read_text() and "Modules" not in (plain.parent / "table.md").read_text()
