@@ -1,0 +1,38 @@
+"""tools/reuse.py: what runs decided, side by side, counted by hand."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from report.conftest import matrix, save
+
+from perdure.core.files import write_json
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import reuse
+
+
+def run(folder, modules, choice):
+    made = matrix("packnet", 0, footprint={"modules": modules, "used_parameters": 1000 * len(modules)})
+    save(folder, made)
+    write_json(folder / "config.json", {"method_config": {"reuse": choice, "steps": 10}})
+    return folder
+
+
+def test_decisions_are_counted_without_the_first_task(tmp_path, capsys, monkeypatch):
+    one, other = run(tmp_path / "a", [0, 1], "offline"), run(tmp_path / "b", [0, 2], "rollout")
+    monkeypatch.setattr(sys, "argv", ["reuse.py", str(one), str(other), str(one)])
+    reuse.main()
+    said = capsys.readouterr().out
+    assert "| task | reuse offline | reuse rollout | reuse offline |" in said
+    assert "| pull | module, 0.90 | reuse, 0.90 | module, 0.90 |" in said
+    assert "| reuse rollout | 0 | 0 | 1 | 1 | 0% |" in said
+    assert "| reuse offline | 1 | 1 | 0 | 0 | 100% |" in said
+    assert "- reuse offline: 0.900 with 2 modules, 2,000 parameters" in said
+
+
+def test_runs_of_methods_that_do_not_choose_are_refused(tmp_path, monkeypatch):
+    save(tmp_path / "a", matrix("finetune", 0))
+    monkeypatch.setattr(sys, "argv", ["reuse.py", str(tmp_path / "a")])
+    with pytest.raises(SystemExit, match="does not say which tasks got a module"):
+        reuse.main()

@@ -1,0 +1,76 @@
+"""Print when runs took earlier modules for a new task, side by side, as Markdown: `python tools/reuse.py RUN RUN ...`.
+
+The runs are of methods that choose (compoformer), on one stream; the first one is compared with each of the others: tasks that
+both gave a module, that neither did, and that one of them did. A column is named by the options in which the runs differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from perdure.core.files import read_json
+from perdure.core.matrix import ScoreMatrix
+
+
+def names(configs: list[dict[str, Any]]) -> list[str]:
+    """Each run by the options of its method that are not the same in all."""
+    options = [config["method_config"] for config in configs]
+    differing = [key for key in options[0] if len({str(one[key]) for one in options}) > 1]
+    return [", ".join(f"{key} {one[key]}" for key in differing) or "run" for one in options]
+
+
+def rows(matrices: list[ScoreMatrix]) -> list[list[str]]:
+    """Per task: whether it got a module in each run, and its success at the end."""
+    found = []
+    for task, name in enumerate(matrices[0].tasks):
+        cells = [name]
+        for matrix in matrices:
+            mean = matrix.mean(matrix.n, task)
+            made = "module" if task in matrix.footprint["modules"] else "reuse"
+            cells.append(f"{made}, {'-' if mean is None else f'{mean:.2f}'}")
+        found.append(cells)
+    return found
+
+
+def agreement(first: ScoreMatrix, other: ScoreMatrix) -> list[int]:
+    """Tasks but the first that: both gave a module, neither did, only the first run did, only the other."""
+    mine, theirs = (set(matrix.footprint["modules"]) for matrix in (first, other))
+    later = range(1, first.n)
+    return [sum((task in mine, task in theirs) == pair for task in later)
+            for pair in ((True, True), (False, False), (True, False), (False, True))]
+
+
+def added(matrix: ScoreMatrix) -> str:
+    """Success at the end, modules, and parameters that some task uses."""
+    means = [matrix.mean(matrix.n, task) or 0.0 for task in range(matrix.n)]
+    used = matrix.footprint["used_parameters"]
+    return f"{sum(means) / len(means):.3f} with {len(matrix.footprint['modules'])} modules, {used:,} parameters"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    folders = parser.parse_args().runs
+    matrices = [ScoreMatrix.load(folder / "scores.json") for folder in folders]
+    for folder, matrix in zip(folders, matrices, strict=True):
+        if "modules" not in matrix.footprint:
+            raise SystemExit(f"{folder} does not say which tasks got a module; give runs of a method that chooses, such as"
+                             " compoformer")
+    titles = names([read_json(folder / "config.json") for folder in folders])
+    print("| task | " + " | ".join(titles) + " |\n|---" + "|---" * len(titles) + "|")
+    for row in rows(matrices):
+        print("| " + " | ".join(row) + " |")
+    print()
+    for title, matrix in zip(titles, matrices, strict=True):
+        print(f"- {title}: {added(matrix)}")
+    print(f"\n| against {titles[0]} | both a module | both reuse | only {titles[0]} a module | only the other | agree |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for title, matrix in zip(titles[1:], matrices[1:], strict=True):
+        counts = agreement(matrices[0], matrix)
+        print(f"| {title} | " + " | ".join(map(str, counts)) + f" | {sum(counts[:2]) / sum(counts):.0%} |")
+
+
+if __name__ == "__main__":
+    main()
