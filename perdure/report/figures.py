@@ -1,4 +1,4 @@
-"""Figures of a report: score matrices, curves over the stream, average against tasks seen, cost, retention.
+"""Figures of a report: curves over the stream, average against tasks seen, cost, retention.
 
 Every figure is returned as a matplotlib `Figure` with its alternative text. Colours follow Paul Tol's
 "bright" scheme, which stays apart for all common kinds of colour blindness; markers tell the methods apart a
@@ -8,24 +8,21 @@ second time.
 from __future__ import annotations
 
 import io
-import re
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
 from perdure.core.intervals import bootstrap
 from perdure.core.matrix import ScoreMatrix
 from perdure.report.collect import Collection, Group, RunResult
+from perdure.report.drawing import GRID, INK, QUIET, Picture
+from perdure.report.matrices import heat_map, leaning, mean_matrix
 
 COLOURS = ("#4477AA", "#228833", "#AA3377", "#66CCEE", "#EE8866", "#332288", "#999933")
 MARKERS = ("o", "D", "^", "P", "<", ">", "p")
@@ -39,11 +36,6 @@ FIXED = {
     "joint": ("#CCBB44", "v"),
 }
 """Methods in almost every report look the same in all of them; the two references are grey and yellow."""
-
-INK, QUIET, GRID, ABSENT = "#1f2933", "#66727f", "#e4e8ec", "#eceff2"
-
-HEAT = LinearSegmentedColormap.from_list("perdure", ["#f7fafc", "#c9dceb", "#7fb0d3", "#3d7fb1", "#174a7c"])
-"""Light to dark in one hue: order survives greyscale printing."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -70,16 +62,6 @@ STYLE: dict[Any, Any] = {
     # A task name with dollar signs is a name and no formula.
     "text.parse_math": False,
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with a file name, a caption and what it shows in words for readers who cannot see it."""
-
-    name: str
-    figure: Figure
-    caption: str
-    alt: str
 
 
 def encode(picture: Picture, kind: str) -> bytes:
@@ -123,83 +105,6 @@ def pictures(collection: Collection) -> list[Picture]:
             picture.figure.draw_without_rendering()
             picture.figure.set_layout_engine("none")
         return drawn
-
-
-def mean_matrix(group: Group) -> np.ndarray:
-    """(N+1, N) mean over seeds; NaN where a seed has no score."""
-    return np.asarray(np.mean([run.matrix.as_array() for run in group.runs], axis=0))
-
-
-# -- score matrix -------------------------------------------------------------------------------------
-
-
-def heat_map(group: Group) -> Picture:
-    """The score matrix of one row, mean over seeds; hatched grey cells are not defined."""
-    tasks, values = group.first.tasks, mean_matrix(group)
-    n = len(tasks)
-    low, high = group.first.score["low"], group.first.score["high"]
-    size = 0.62 if n <= 6 else 0.5
-    figure = Figure(figsize=(1.9 + size * n * 1.25, 1.5 + size * (n + 1) * 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(False)
-    axes.set(xlim=(-0.5, n - 0.5), ylim=(n + 0.5, -0.5))
-    for learned in range(n + 1):
-        for task in range(n):
-            _heat_cell(axes, learned, task, values[learned, task], low, high, small=n > 12)
-    for task in np.flatnonzero(np.isfinite(np.diag(values, -1))):
-        axes.add_patch(Rectangle((task - 0.46, task + 0.54), 0.92, 0.92, fill=False, ec=INK, lw=1.4))
-    axes.set_xticks(range(n), tasks, rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n + 1), ["before any", *(f"after {task}" for task in tasks)])
-    axes.spines[:].set_visible(False)
-    axes.set_title(group.name)
-    axes.set_xlabel("evaluated on", color=QUIET)
-    rows = ["before any task", *(f"after {task}" for task in tasks)]
-    lines = [f"{rows[k]}: {', '.join(_word(value) for value in values[k])}" for k in range(n + 1)]
-    alt = f"Score matrix of {group.name}; columns {', '.join(tasks)}. {'; '.join(lines)}."
-    caption = f"{group.name}, mean over {_seeds(group)}. Framed: the task just learned. Hatched: not defined."
-    return Picture(f"matrix-{_file_name(group.name)}", figure, caption, alt)
-
-
-def _heat_cell(axes: Axes, row: int, column: int, value: float, low: float, high: float, small: bool) -> None:
-    if np.isnan(value):
-        box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc=ABSENT, ec="#cfd6dc", hatch="////", lw=0)
-        axes.add_patch(box)
-        return
-    level = float(np.clip((value - low) / (high - low), 0, 1))
-    axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc=HEAT(level), ec="none"))
-    ink = "white" if level > 0.55 else INK
-    axes.text(
-        column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=6.5 if small else 8.5
-    )
-
-
-def leaning(group: Group) -> Picture:
-    """Which earlier tasks each task acts with, of the first seed."""
-    tasks, leans = group.first.tasks, group.first.leans
-    n, small = len(tasks), len(tasks) > 12
-    size = 0.62 if n <= 6 else 0.5
-    figure = Figure(figsize=(1.9 + size * n * 1.25, 1.5 + size * n * 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(False)
-    axes.set(xlim=(-0.5, n - 1.5), ylim=(n - 0.5, 0.5))
-    for (task, source), weight in leans.items():
-        _heat_cell(axes, task, source, weight, 0.0, 1.0, small)
-    axes.set_xticks(range(n - 1), tasks[:-1], rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
-    own = group.first.footprint.get("modules")
-    names = [task if own is None or i in own else f"{task} (no module)" for i, task in enumerate(tasks)]
-    axes.set_yticks(range(1, n), names[1:])
-    axes.spines[:].set_visible(False)
-    axes.set_title(f"{group.name}: which earlier tasks each task leans on")
-    axes.set_xlabel("earlier task", color=QUIET)
-    lines = [f"{tasks[task]} on {tasks[source]} {weight:.2f}" for (task, source), weight in sorted(leans.items())]
-    alt = f"Which earlier tasks each task of {group.name} leans on: {', '.join(lines)}."
-    caption = (f"{group.name}, seed {group.first.seed}. Row: a task; column: an earlier one. Dark: it acts mostly with what was"
-               " learned for that one. An empty column: a task with nothing of its own to lean on.")
-    return Picture(f"leaning-{_file_name(group.name)}", figure, caption, alt)
-
-
-def _word(value: float) -> str:
-    return "not defined" if np.isnan(value) else f"{value:.2f}"
 
 
 # -- curves over the stream ---------------------------------------------------------------------------
@@ -407,15 +312,5 @@ def _legend(figure: Figure, collection: Collection) -> None:
     )
 
 
-def _seeds(group: Group) -> str:
-    return "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
-
-
 def _clip(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _file_name(name: str) -> str:
-    """A name for a file: letters, digits, dash and underscore only; two rows never share one."""
-    clean = re.sub("[^A-Za-z0-9_-]+", "-", name)[:60].strip("-")
-    return clean if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"

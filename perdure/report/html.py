@@ -11,7 +11,8 @@ from perdure.core.intervals import LEAST_SEEDS, RESAMPLES
 from perdure.core.metrics import DEFINITIONS
 from perdure.report.clips import MOMENTS, Clip
 from perdure.report.collect import Collection, Group
-from perdure.report.figures import Picture, styles
+from perdure.report.drawing import Picture
+from perdure.report.figures import styles
 from perdure.report.model import (
     Column,
     Row,

@@ -9,6 +9,7 @@ from perdure.core.errors import UsageError
 from perdure.core.files import read_json, write_json
 from perdure.report import figures
 from perdure.report.collect import collect
+from perdure.report.drawing import file_name
 from perdure.report.write import write_report
 from report.conftest import matrix, save
 
@@ -109,7 +110,7 @@ def test_methods_keep_their_colours_and_file_names_are_safe(make_run, tmp_path):
     both = figures.styles(collect([tmp_path]))
     assert alone["er"] == both["er"]
     assert len(set(both.values())) == 2
-    names = [figures._file_name(name) for name in ("er", "a/../b", "er (x)", "er [x]", "my.mod:M")]
+    names = [file_name(name) for name in ("er", "a/../b", "er (x)", "er [x]", "my.mod:M")]
     assert len(set(names)) == 5
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
 
