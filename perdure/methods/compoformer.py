@@ -19,8 +19,8 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -30,17 +30,15 @@ from torch.nn import Parameter
 
 from perdure.continual.adapters import AdapterOptions, Adapters, AdapterTraining
 from perdure.continual.compat import set_released
-from perdure.continual.composition import SHARPNESS, Attention, Composition, Stack, features_of, mixed
-from perdure.continual.earlier_features import EarlierFeatures
+from perdure.continual.composing import Composing
+from perdure.continual.composition import SHARPNESS, Attention, Composition, Stack
 from perdure.continual.shares import ShareOptions, Shares, ShareTraining
 from perdure.continual.task_index import signature_of
-from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step, always
-from perdure.core.policy import ActionDist, Policy, Weights, loss_of
+from perdure.core.policy import Policy, Weights
 from perdure.core.spec import Discrete, Spec
 from perdure.core.task import Task
-from perdure.data.sampler import Sampler
 from perdure.nets.sentences import sentence_vector
 from perdure.policies.base import TrunkPolicy
 
@@ -48,15 +46,6 @@ RELEASED = {"attention": "ones", "reuse": "rollout"}
 RELEASED_GROW = {"rank": 8, "alpha": 1.0, "layers": "query_key_value", "norms": "frozen"}
 RELEASED_PRUNE = {"share": "global", "keep_ratio": 0.5, "norms": "masked"}
 """What `compat` sets."""
-
-HELD_OUT = 4096
-"""Windows at most that an error is measured on."""
-
-AT_ONCE = 256
-"""Windows in one forward pass of it."""
-
-EARLIER = "earlier"
-"""What a batch calls the mixture of the features of earlier modules."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +204,7 @@ class CompoFormer(Method):
             given = access.vector()
             return sentence_vector(access.text()) if given is None else torch.tensor(given, dtype=torch.float32)
         view = access.current
-        batches = [view.windows(self.policy.context, AT_ONCE, Step(self.seed, access.index, "meaning", i)) for i in range(4)]
+        batches = [view.windows(self.policy.context, 256, Step(self.seed, access.index, "meaning", i)) for i in range(4)]
         space = view.task.spec.action
         return signature_of(batches, space.n if isinstance(space, Discrete) else 0).float()
 
@@ -241,53 +230,26 @@ class CompoFormer(Method):
     # -- learning it ----------------------------------------------------------------------------------------
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        t, config, view = task.index, self.config, access.current
-        stacks: list[Stack] = []  # both follow from finished modules and are made when a process first needs them
-        caches: list[EarlierFeatures] = []
-
-        def features(windows: Windows) -> dict[int, Tensor]:
-            if not stacks:
-                stacks.append(self._stack(self.composition.sources[t]))
-            return stacks[0].features(self.trunk, self.trunk.inputs(windows))
-
-        def parts(windows: Windows) -> list[ActionDist]:
-            return self.composition.parts(self.trunk, t, features(windows), windows)
-
-        def draw(step: Step) -> Windows:
-            start = view.draw_steps(config.batch, step)
-            windows = view.sampler.windows_at(start, self.policy.context)
-            if not self.composition.leans(t):
-                return windows
-            if not caches:
-                caches.append(EarlierFeatures(view.sampler, self.policy.context,
-                                              lambda windows: self.composition.earlier(t, features(windows)), config.cache_bytes))
-            return replace(windows, extra={EARLIER: caches[0].of(start, windows)})
-
-        def loss(batch: Windows, weights: Weights) -> Tensor:
-            own = features_of(self.trunk, self.trunk.inputs(batch), weights)
-            return loss_of(self.composition.joined(self.trunk, t, batch.extra.get(EARLIER), own, batch), batch)
-
-        training = self._training(access, loss, draw)
+        t, config = task.index, self.config
+        lesson = Composing(self.trunk, self.composition, access, self._stack, config.batch, config.cache_bytes)
+        training = self._training(access, lesson)
 
         def open_task() -> None:
             self.open_task(task, access)
-            self.trunk.set_statistics(t, view.stats())
+            self.trunk.set_statistics(t, access.current.stats())
             if self.attention is not None:
                 self.optimizer("attention", {n: p for n, p in self.attention.named_parameters() if p.requires_grad})
 
         def compose(step: Step) -> Mapping[str, Tensor]:
             weights = self._attended(t)
             self.composition.set_weights(t, weights)
-            batch = view.windows(self.policy.context, config.batch, step)
-            with torch.no_grad():
-                ways = parts(batch)
-            return {"mix": self.descend("attention", average(lambda b: loss_of(mixed(ways, weights), b), batch))}
+            return {"mix": self.descend("attention", lesson.mixture_loss(step, weights))}
 
         def settle() -> None:
             """The weights of earlier modules stand from here on."""
             self.composition.set_weights(t, self._attended(t))
             if config.attention == "oracle":
-                errors = self._errors(access, parts)
+                errors = lesson.errors(lesson.parts)
                 self.composition.set_weights(t, F.one_hot(errors.argmin(), len(errors)))
             self.attention = None
             self.forget_optimizers()  # which held it
@@ -304,10 +266,10 @@ class CompoFormer(Method):
 
         def decide() -> None:
             """Earlier modules suffice if they keep most of what the task's own gained in a part of its training."""
-            mixture = float(self._errors(access, lambda batch: [self.composition.mixture(self.trunk, t, features(batch), batch)]))
             own_module = self._composed(t)
-            own = float(self._errors(access, lambda batch: [own_module.predict(batch)]))
-            constant = self._constant_error(access)
+            mixture = float(lesson.errors(lambda windows: [lesson.mixture(windows)]))
+            own = float(lesson.errors(lambda windows: [own_module.predict(windows)]))
+            constant = lesson.constant_error()
             reused = mixture - own <= config.tolerance * max(constant - own, 0.0)
             self.decisions[t] = {"reused": reused, "mixture_error": mixture, "own_error": own, "constant_error": constant}
             if reused:
@@ -333,14 +295,13 @@ class CompoFormer(Method):
         when = new_module if len(learning) > 1 else always
         return [*learning, Phase("retrain", steps["retrain"], training.retrain, begin=training.prune, when=when)]
 
-    def _training(self, access: Any, loss: Callable[..., Tensor], draw: Callable[[Step], Windows]
-                  ) -> AdapterTraining | ShareTraining:
+    def _training(self, access: Any, lesson: Composing) -> AdapterTraining | ShareTraining:
         def more() -> dict[str, Parameter]:
             return self.composition.trained(access.index)
 
         if isinstance(self.bank, Adapters):
-            return AdapterTraining(self, self.bank, access, loss, draw, more)
-        return ShareTraining(self, self.bank, access, loss, draw, more)
+            return AdapterTraining(self, self.bank, access, lesson.loss, lesson.draw, more)
+        return ShareTraining(self, self.bank, access, lesson.loss, lesson.draw, more)
 
     def _open_module(self, task: int) -> None:
         if isinstance(self.bank, Adapters):
@@ -364,27 +325,6 @@ class CompoFormer(Method):
         episodes = access.rollout(self)
         success = sum(episode.score for episode in episodes) / len(episodes)
         return {"reused": success >= self.config.threshold, "success": success}
-
-    @torch.no_grad()
-    def _errors(self, access: Any, predict: Callable[[Windows], Sequence[ActionDist]]) -> Tensor:
-        """(M,) mean held-out error of the actions of each of `predict`'s answers."""
-        sampler = access.current.sampler
-        self.policy.eval()
-        total, count = torch.zeros(()), 0.0
-        for part in _held_out(sampler).split(AT_ONCE):
-            batch = sampler.windows_at(part, self.policy.context)
-            wrong = torch.stack([(way.error(batch.action) * batch.valid).sum() for way in predict(batch)]).double()
-            total, count = total.to(wrong.device) + wrong, count + float(batch.valid.sum())
-        self.policy.train()
-        return total / count
-
-    def _constant_error(self, access: Any) -> float:
-        """Held-out error of the best constant action of the training split."""
-        sampler = access.current.sampler
-        train, held = sampler.action[sampler.starts["train"].step], sampler.action[_held_out(sampler)]
-        if sampler.spec.discrete:
-            return float((held != train.mode().values).double().mean())
-        return float((held - train.mean(0)).double().square().mean())
 
     # -- acting and saving ----------------------------------------------------------------------------------
 
@@ -436,9 +376,3 @@ class CompoFormer(Method):
         if architecture["attention"] is not None:
             self.attention = self._new_attention(int(architecture["attention"]), 0)
 
-
-def _held_out(sampler: Sampler) -> Tensor:
-    """Flat steps of the holdout split, evenly spaced where there are many; of the training split where there is none."""
-    steps = sampler.starts["holdout"].step
-    steps = steps if len(steps) else sampler.starts["train"].step
-    return steps[torch.linspace(0, len(steps) - 1, min(len(steps), HELD_OUT), device=steps.device).long()]

@@ -1,0 +1,104 @@
+"""Composing: what a task draws, loses and errs by while its place among earlier modules is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.continual.composition import Composition, Stack, features_of, mixed
+from perdure.continual.earlier_features import EarlierFeatures
+from perdure.core.batch import Windows, average
+from perdure.core.method import Step
+from perdure.core.policy import ActionDist, Weights, loss_of
+from perdure.policies.base import TrunkPolicy
+
+HELD_OUT = 4096
+"""Windows at most that an error is measured on."""
+
+AT_ONCE = 256
+"""Windows in one forward pass of it."""
+
+EARLIER = "earlier"
+"""What a batch calls the mixture of the features of earlier modules."""
+
+
+class Composing:
+    """Of one task. What it holds follows from finished modules and is made when a process first needs it."""
+
+    def __init__(self, policy: TrunkPolicy, composition: Composition, access: Any, stack: Callable[[Sequence[int]], Stack],
+                 batch: int, cache_bytes: int):
+        """`stack` makes the stack of these tasks' modules; the cache of what they make of the data has `cache_bytes`."""
+        self.policy, self.composition, self.task = policy, composition, access.index
+        self.view, self.batch, self.cache_bytes = access.current, batch, cache_bytes
+        self.new_stack = stack
+        self.stack: Stack | None = None
+        self.cache: EarlierFeatures | None = None
+
+    def features(self, windows: Windows) -> dict[int, Tensor]:
+        """What every module before the task makes of them."""
+        if self.stack is None:
+            self.stack = self.new_stack(self.composition.sources[self.task])
+        return self.stack.features(self.policy, self.policy.inputs(windows))
+
+    def parts(self, windows: Windows) -> list[ActionDist]:
+        """What each of these modules would do."""
+        return self.composition.parts(self.policy, self.task, self.features(windows), windows)
+
+    def mixture(self, windows: Windows) -> ActionDist:
+        """What the task does without a module of its own."""
+        return self.composition.mixture(self.policy, self.task, self.features(windows), windows)
+
+    def mixture_loss(self, step: Step, weights: Tensor) -> Tensor:
+        """Of the actions of earlier modules with these weights, through which alone gradients flow."""
+        windows = self.view.windows(self.policy.context, self.batch, step)
+        with torch.no_grad():
+            parts = self.parts(windows)
+        return average(lambda batch: loss_of(mixed(parts, weights), batch), windows)
+
+    def draw(self, step: Step) -> Windows:
+        """A batch with what earlier modules make of it, where the task's own reads that."""
+        start = self.view.draw_steps(self.batch, step)
+        windows = self.view.sampler.windows_at(start, self.policy.context)
+        if not self.composition.leans(self.task):
+            return windows
+        if self.cache is None:
+            self.cache = EarlierFeatures(self.view.sampler, self.policy.context, self._earlier, self.cache_bytes)
+        return replace(windows, extra={EARLIER: self.cache.of(start, windows)})
+
+    def _earlier(self, windows: Windows) -> Tensor:
+        return self.composition.earlier(self.task, self.features(windows))
+
+    def loss(self, batch: Windows, weights: Weights) -> Tensor:
+        """(B,) of what `draw` drew, by the task's own module, which sees `weights`."""
+        own = features_of(self.policy, self.policy.inputs(batch), weights)
+        return loss_of(self.composition.joined(self.policy, self.task, batch.extra.get(EARLIER), own, batch), batch)
+
+    @torch.no_grad()
+    def errors(self, predict: Callable[[Windows], Sequence[ActionDist]]) -> Tensor:
+        """(M,) mean held-out error of the actions of each of `predict`'s answers."""
+        self.policy.eval()
+        wrong, count = [], 0
+        for part in self._held_out().split(AT_ONCE):
+            windows = self.view.sampler.windows_at(part, self.policy.context)
+            wrong.append(torch.stack([(way.error(windows.action) * windows.valid).sum() for way in predict(windows)]).double())
+            count += int(windows.valid.sum())
+        self.policy.train()
+        return torch.stack(wrong).sum(0) / count
+
+    def constant_error(self) -> float:
+        """Held-out error of the best constant action of the training split."""
+        sampler = self.view.sampler
+        train, held = sampler.action[sampler.starts["train"].step], sampler.action[self._held_out()]
+        if sampler.spec.discrete:
+            return float((held != train.mode().values).double().mean())
+        return float((held - train.mean(0)).double().square().mean())
+
+    def _held_out(self) -> Tensor:
+        """Flat steps of the holdout split, evenly spaced where there are many; of the training split where there is none."""
+        starts = self.view.sampler.starts
+        steps = starts["holdout"].step if len(starts["holdout"].step) else starts["train"].step
+        return steps[torch.linspace(0, len(steps) - 1, min(len(steps), HELD_OUT), device=steps.device).long()]
