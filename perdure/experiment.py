@@ -320,7 +320,6 @@ class Experiment:
                 phases[0].begin()
 
     def _needs(self, method: Method, stream: Stream) -> frozenset[Need]:
-        method.check_spaces({task.name: task.spec for task in stream.tasks})
         infers = method.infers_task(method.config)
         logs = [task.name for task in stream.tasks if task.env is None] if infers else []
         if logs:

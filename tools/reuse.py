@@ -43,10 +43,23 @@ def agreement(first: ScoreMatrix, other: ScoreMatrix) -> list[int]:
 
 
 def added(matrix: ScoreMatrix) -> str:
-    """Success at the end, modules, and parameters that some task uses."""
-    means = [matrix.mean(matrix.n, task) or 0.0 for task in range(matrix.n)]
-    used = matrix.footprint["used_parameters"]
-    return f"{sum(means) / len(means):.3f} with {len(matrix.footprint['modules'])} modules, {used:,} parameters"
+    """Success at the end, modules, parameters added after the first task, and success per million of these."""
+    means = [mean for task in range(matrix.n) if (mean := matrix.mean(matrix.n, task)) is not None]
+    success, more = sum(means) / len(means), sum(matrix.footprint["parameters_per_task"][1:])
+    return (f"{success:.3f} with {len(matrix.footprint['modules'])} modules, {more:,} parameters after the first task:"
+            f" {success / (more / 1e6):.2f} per million")
+
+
+def check(folders: list[Path], matrices: list[ScoreMatrix]) -> None:
+    """Only finished runs on the same tasks and data are compared."""
+    for folder, matrix in zip(folders, matrices, strict=True):
+        if "modules" not in matrix.footprint:
+            raise SystemExit(f"{folder} does not say which tasks got a module; give runs of a method that chooses, such as"
+                             " compoformer")
+        if not matrix.complete:
+            raise SystemExit(f"{folder} is not finished; resume it first")
+        if (matrix.stream, matrix.data) != (matrices[0].stream, matrices[0].data):
+            raise SystemExit(f"{folder} is of other tasks or data than {folders[0]}; give runs on the same stream")
 
 
 def main() -> None:
@@ -54,10 +67,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     folders = parser.parse_args().runs
     matrices = [ScoreMatrix.load(folder / "scores.json") for folder in folders]
-    for folder, matrix in zip(folders, matrices, strict=True):
-        if "modules" not in matrix.footprint:
-            raise SystemExit(f"{folder} does not say which tasks got a module; give runs of a method that chooses, such as"
-                             " compoformer")
+    check(folders, matrices)
     titles = names([read_json(folder / "config.json") for folder in folders])
     print("| task | " + " | ".join(titles) + " |\n|---" + "|---" * len(titles) + "|")
     for row in rows(matrices):

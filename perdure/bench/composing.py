@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from perdure.bench.measure import Bench, Figure, Target
+from perdure.bench.measure import Bench, Figure, Rounds, Target
 from perdure.bench.routing import ROWS, acting_on
 from perdure.bench.workload import SPEC, Learner, stream
 from perdure.core.rng import generator
 from perdure.data.access import Views
 
 PER_MODULE = 0.15
-"""Of a step without earlier modules, that each of them may add to one of variant `grow`."""
+"""Of a task without earlier modules, that each of them may add to one of variant `grow`."""
 
 OPTIONS = {"meaning": "data", "attention": "uniform", "reuse": "never"}
 """The streams here have no words, and every task is to have a module."""
 
 
 def composing(bench: Bench) -> list[Figure]:
-    """Steps and actions of `compoformer`, with what earlier modules make of the data computed once, and at every step."""
+    """Steps, whole tasks and actions of `compoformer`.
+
+    A step reads what earlier modules make of its windows from where it was computed once; the other figure computes it at every
+    step, as the steps that learn the weights of the modules do.
+    """
     streams = {count: Views(stream(bench.scale.short(), count + 1), bench.device) for count in (0, *bench.scale.composed)}
     figures = []
     for policy in ("dt", "bc"):
@@ -32,12 +37,22 @@ def composing(bench: Bench) -> list[Figure]:
             steps = bench.alternate({"none": learners[0].step, **{f"{n}": one.step for n, one in learners.items() if n},
                                      **{f"{n} each step": one.step for n, one in again.items()}})
             for count in again:
-                bound = Target(1 + PER_MODULE * count, at_least=False) if variant == "grow" else None
-                name = f"step of compoformer {variant} with {count} earlier modules over none, {policy} cpu"
-                figures += [Figure(name, "x", steps.ratio(str(count), "none"), bound),
-                            Figure(f"{name}, computed at every step", "x", steps.ratio(f"{count} each step", "none"))]
+                name = f"compoformer {variant} with {count} earlier modules over none, {policy} cpu"
+                figures += [Figure(f"step of {name}", "x", steps.ratio(str(count), "none")),
+                            Figure(f"step of {name}, all computed in it", "x", steps.ratio(f"{count} each step", "none"))]
+            figures += [_task(bench, count, policy, variant, steps, learners[0].method.config) for count in again]
             figures += _acting(bench, policy, variant, learners)
     return figures
+
+
+def _task(bench: Bench, count: int, policy: str, variant: str, steps: Rounds, config: Any) -> Figure:
+    """A whole task: the steps that learn the weights of the modules, computing what these make of every window of the data once,
+    and the steps that read it."""
+    filling = bench.scale.episodes * bench.scale.length / (config.steps * config.batch)
+    computed = min(1.0, config.compose_share + filling)
+    bound = Target(1 + PER_MODULE * count, at_least=False) if variant == "grow" and count > 1 else None
+    return Figure(f"task of compoformer {variant} with {count} earlier modules over none, {policy} cpu", "x",
+                  steps.ratio({f"{count} each step": computed, str(count): 1 - computed}, "none"), bound)
 
 
 def _learner(policy: str, bench: Bench, views: Views, options: Mapping[str, object]) -> Learner:

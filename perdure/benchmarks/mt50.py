@@ -48,6 +48,8 @@ class Options:
     """Per task, evenly spaced over the files of the quality; 0: all of them."""
     order: Order = "default"
     """Of the tasks: a shuffled one; `default` is Continual World's own."""
+    rollouts: bool = False
+    """Whether a method may roll out on probe goals while it learns; the steps are counted and shown."""
 
     def __post_init__(self) -> None:
         most = FILES[self.quality]
@@ -83,7 +85,8 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     folders = {task: dataset_folder(options.dataset(task)) for task in task_names(tasks)}
     _check_source(options, folders)
     data = [_opened(task, folders[task], options, say) for task in tasks]
-    return assembled(name, tasks, data, HORIZON, variant=variant_of(options.order), citation=CITATION)
+    return assembled(name, tasks, data, HORIZON, variant=variant_of(options.order), citation=CITATION,
+                     rollouts=options.rollouts)
 
 
 def _source(options: Options, task: str) -> Path:

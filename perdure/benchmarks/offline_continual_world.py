@@ -43,6 +43,8 @@ class Options:
     """Steps per episode, of data and evaluation (Offline Continual World: 500)."""
     order: world.Order = "default"
     """Of the tasks of ocw10-v3: a shuffled one; `default` is Continual World's own."""
+    rollouts: bool = False
+    """Whether a method may roll out on probe goals while it learns; the steps are counted and shown."""
 
     def __post_init__(self) -> None:
         world.check_recording(self.episodes, self.horizon)
@@ -61,4 +63,5 @@ def stream(name: str, options: Options, say: Callable[[str], None]) -> Stream:
     """An Offline Continual World stream on Meta-World v3 with its data, collected first where they are not there yet."""
     tasks = world.shuffled(name, ORDERS[name], options.order)
     data = world.datasets(tasks, _recording(options), say)
-    return world.assembled(name, tasks, data, options.horizon, variant=world.variant_of(options.order), citation=CITATION)
+    return world.assembled(name, tasks, data, options.horizon, variant=world.variant_of(options.order), citation=CITATION,
+                           rollouts=options.rollouts)

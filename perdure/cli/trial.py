@@ -56,19 +56,19 @@ def measure(config: RunConfig, stream: Stream, workers: int, device: str) -> Tri
     joint = method.schedule == "joint"
     needs = grant(type(method), method.config, stream)
     views = Views(stream, device)
-    indices = [len(stream) - 1] if joint else list(range(min(2, len(stream))))
-    for index in indices:
-        access = Access(views, index, needs)
-        spent, fixed, steps = _learn(method, stream, index, access, device)
-        trial.step, trial.fixed = spent / max(steps, 1), fixed
-        before, trial.agent = trial.agent, _bytes(method, "agent")
-        trial.growth = max(0, trial.agent - before) if before else 0
-    trial.resume = _bytes(method, "agent") + _bytes(method, "resume")
-    trial.agent -= trial.growth
     evaluator = StreamEvaluator(stream, lambda index: Access(views, index, needs),
                                 build(EvaluationConfig, config.evaluation, "evaluation"), config.seed, joint, workers,
                                 torch.device(device))
+    indices = [len(stream) - 1] if joint else list(range(min(2, len(stream))))
     try:
+        for index in indices:
+            access = Access(views, index, needs, lambda m, task: evaluator.probe(m, task))
+            spent, fixed, steps = _learn(method, stream, index, access, device)
+            trial.step, trial.fixed = spent / max(steps, 1), fixed
+            before, trial.agent = trial.agent, _bytes(method, "agent")
+            trial.growth = max(0, trial.agent - before) if before else 0
+        trial.resume = _bytes(method, "agent") + _bytes(method, "resume")
+        trial.agent -= trial.growth
         simulated = [index for index in (range(len(stream)) if joint else indices) if stream.tasks[index].env is not None]
         for index in simulated[:1]:
             _act(evaluator, method, index, trial)

@@ -19,8 +19,8 @@ from perdure.policies.base import TrunkPolicy
 HELD_OUT = 4096
 """Windows at most that an error is measured on."""
 
-AT_ONCE = 256
-"""Windows in one forward pass of it."""
+AT_ONCE = 2**22
+"""Numbers of the observations in one forward pass of it."""
 
 EARLIER = "earlier"
 """What a batch calls the mixture of the features of earlier modules."""
@@ -82,7 +82,8 @@ class Composing:
         """(M,) mean held-out error of the actions of each of `predict`'s answers."""
         self.policy.eval()
         wrong, count = [], 0
-        for part in self._held_out().split(AT_ONCE):
+        one = self.policy.context * self.view.sampler.spec.obs.size
+        for part in self._held_out().split(max(1, min(256, AT_ONCE // one))):
             windows = self.view.sampler.windows_at(part, self.policy.context)
             wrong.append(torch.stack([(way.error(windows.action) * windows.valid).sum() for way in predict(windows)]).double())
             count += int(windows.valid.sum())

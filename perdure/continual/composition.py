@@ -123,6 +123,13 @@ class Composition(nn.Module):
         """(M,), one for each of the task's sources; they add up to 1."""
         return self.get_buffer(f"weights-{task}")
 
+    def acting_weights(self, task: int) -> Tensor:
+        """(M,), those that the task acts with, where it has no module of its own maybe one alone."""
+        weights = self.weights(task)
+        if self.hard and task not in self.modules_of:
+            return F.one_hot(weights.argmax(), len(weights)).to(weights.dtype)
+        return weights
+
     def set_weights(self, task: int, weights: Tensor) -> None:
         self.weights(task).copy_(weights.detach())
 
@@ -149,10 +156,7 @@ class Composition(nn.Module):
 
     def mixture(self, policy: TrunkPolicy, task: int, features: Features, batch: Windows) -> ActionDist:
         """What the task does without a module of its own."""
-        weights = self.weights(task)
-        if self.hard:
-            weights = F.one_hot(weights.argmax(), len(weights)).to(weights.dtype)
-        return mixed(self.parts(policy, task, features, batch), weights)
+        return mixed(self.parts(policy, task, features, batch), self.acting_weights(task))
 
     def parts(self, policy: TrunkPolicy, task: int, features: Features, batch: Windows) -> list[ActionDist]:
         """What each of the task's sources would do."""
@@ -178,7 +182,7 @@ class Composition(nn.Module):
 
 
 def mixed(parts: Sequence[ActionDist], weights: Tensor) -> ActionDist:
-    """The weighted mean of the parts' actions and deviations, or of their probabilities."""
+    """The weighted mean of the parts' actions, with that of their logarithmic deviations, or of their probabilities."""
 
     def mean(values: list[Tensor | None]) -> Tensor:
         return torch.stack([v for v in values if v is not None], -1) @ weights

@@ -169,6 +169,11 @@ class Method(nn.Module):
         """How many sets of a policy's weights it holds."""
         return 1
 
+    @classmethod
+    def knows_from_words(cls, config: Any) -> bool:
+        """Whether it acts on a task that it has not learned by the task's description alone, without statistics of its data."""
+        return False
+
     def modules_added(self) -> list[int] | None:
         """Tasks that got a module of their own, where that is for the method to decide."""
         return None

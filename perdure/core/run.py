@@ -177,7 +177,8 @@ class Run:
                 self._phase(index, phase, points)
                 if phase.end is not None:
                     seed_everything(self.method.seed, index, phase.name, "end")
-                    phase.end()
+                    with self._timed():
+                        phase.end()
             elif known and phase.trains:
                 self._pass_over(index, phase, points, sum(lengths[: self.cursor.phase + 1]))
             self.cursor.environment_steps += self.access(index).environment_steps
@@ -203,8 +204,9 @@ class Run:
         cursor, seed = self.cursor, self.method.seed
         if not cursor.began:
             seed_everything(seed, index, phase.name, "begin")
-            if phase.begin is not None:
-                phase.begin()
+            with self._timed():
+                if phase.begin is not None:
+                    phase.begin()
             self.method.to(self.device)
             cursor.began = True
         if cursor.steps is None:
@@ -212,19 +214,25 @@ class Run:
         self._attend()
         self._curve(index, phase, points)
         while cursor.step < cursor.steps:
-            started, cpu = time.monotonic(), time.process_time()
-            seed_everything(seed, index, phase.name, cursor.step)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                values = phase.update(Step(seed, index, phase.name, cursor.step))
-            cursor.step += 1
-            cursor.position += 1
-            cursor.trained += phase.trains
-            if cursor.step % self.log_every == 0 or cursor.step == cursor.steps:
-                self._report(index, phase, values)
-            self.clock["train_seconds"] += time.monotonic() - started
-            self.clock["train_cpu_seconds"] += time.process_time() - cpu
+            with self._timed():
+                seed_everything(seed, index, phase.name, cursor.step)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    values = phase.update(Step(seed, index, phase.name, cursor.step))
+                cursor.step += 1
+                cursor.position += 1
+                cursor.trained += phase.trains
+                if cursor.step % self.log_every == 0 or cursor.step == cursor.steps:
+                    self._report(index, phase, values)
             self._curve(index, phase, points)
             self._attend()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Counts as training: updates, and what a phase does before and after them."""
+        started, cpu = time.monotonic(), time.process_time()
+        yield
+        self.clock["train_seconds"] += time.monotonic() - started
+        self.clock["train_cpu_seconds"] += time.process_time() - cpu
 
     def _report(self, index: int, phase: Phase, values: Mapping[str, Any]) -> None:
         cursor = self.cursor
@@ -342,6 +350,7 @@ class Run:
             "parameters": sizes[-1],
             "used_parameters": sizes[-1] - self.method.unused_parameters(),
             "copies": self.method.copies(),
+            **({"from_words": True} if self.method.knows_from_words(self.method.config) else {}),
             **({} if (modules := self.method.modules_added()) is None else {"modules": modules}),
             "parameters_per_task": [b - a for a, b in zip([0, *sizes], sizes, strict=False)],
             "memory_bytes": self.method.memory_bytes(),

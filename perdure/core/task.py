@@ -182,7 +182,8 @@ class Stream:
             "citation": self.citation,
             "tasks": [
                 {"name": t.name, "text": t.text, "digest": t.data.digest, "quality": t.data.card.get("quality", ""),
-                 "episodes": len(t.data.lengths), "simulator": t.env is not None}
+                 "episodes": len(t.data.lengths), "simulator": t.env is not None,
+                 **({"vector": list(t.vector)} if t.vector else {})}
                 for t in self.tasks
             ],
         }

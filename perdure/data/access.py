@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -125,16 +126,9 @@ class Access:
         return self.views.stream.tasks[self.index].vector
 
     def rollout(self, method: Method) -> list[Episode]:
-        """Episodes of the method on the current task's probe goals, which no score is measured on (ROLLOUTS).
-
-        Raises:
-            UsageError: the task has no environment, or no probe goals.
-        """
+        """Episodes of the method on the current task's probe goals, which no score is measured on (ROLLOUTS)."""
         self._require(Need.ROLLOUTS)
-        task = self.views.stream.tasks[self.index]
-        if self.roll is None or task.env is None or not task.goals.probe:
-            raise UsageError(f"task {task.name} has no environment with probe goals to roll out in; choose a method that learns"
-                             " from data alone")
+        assert self.roll is not None, "whoever grants rollouts gives the means"
         episodes = self.roll(method, self.index)
         self.environment_steps += sum(episode.length for episode in episodes)
         return episodes
@@ -184,6 +178,7 @@ def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Nee
     Raises:
         UsageError: the stream forbids one of them; both are named.
     """
+    method.check_spaces({task.name: task.spec for task in stream.tasks})
     needs = method.needs(config)
     protocol = stream.protocol
     forbidden = {
@@ -198,7 +193,30 @@ def grant(method: type[Method], config: object, stream: Stream) -> frozenset[Nee
             how = "--stream.rollouts true on a Meta-World stream" if need is Need.ROLLOUTS else where
             raise UsageError(f"{method.__name__} needs {need.value} (Need.{need.name}), which the stream {stream.name} forbids;"
                              f" choose another method or option, or {how}")
-        if need is Need.TEXT and not all(task.text or task.vector for task in stream.tasks):
-            raise UsageError(f"{method.__name__} needs {need.value}, which the stream {stream.name} lacks; add `text` to its"
-                             " tasks")
+        if need is Need.TEXT:
+            _check_texts(method, stream)
+        if need is Need.ROLLOUTS:
+            _check_probes(method, stream)
     return needs
+
+
+def _check_texts(method: type[Method], stream: Stream) -> None:
+    """Every task has words, or every task has a finite vector, all of one size."""
+    sizes = {len(task.vector) if task.vector else 0 for task in stream.tasks}
+    if sizes == {0} and not all(task.text for task in stream.tasks):
+        raise UsageError(f"{method.__name__} needs {Need.TEXT.value}, which the stream {stream.name} lacks; add `text`, or"
+                         " `vector`, to its tasks")
+    if len(sizes) > 1:
+        raise UsageError(f"the tasks of {stream.name} have vectors of {', '.join(map(str, sorted(sizes)))} numbers; give every"
+                         " task one of the same size, or none")
+    for task in stream.tasks:
+        if task.vector and not all(math.isfinite(x) for x in task.vector):
+            raise UsageError(f"the vector of task {task.name} has a number that is not finite; correct it")
+
+
+def _check_probes(method: type[Method], stream: Stream) -> None:
+    for task in stream.tasks:
+        if task.env is None or not task.goals.probe:
+            lacks = "environment" if task.env is None else "probe goals"
+            raise UsageError(f"{method.__name__} needs {Need.ROLLOUTS.value}, and task {task.name} has no {lacks}; choose an"
+                             " option or a method that learns from data alone")

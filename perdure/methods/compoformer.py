@@ -12,8 +12,9 @@ Differs    whether earlier modules suffice is decided from data: by the held-out
            orthogonal and alike, with a learned sharpness, where the code has ones, and are dropped once the weights stand; the
            mixture of actions that is trained is the one that acts; the fusion ends in the task's head, whose output is bounded;
            modules are as in lora and packnet: all linear maps, biases and norms per task, equal shares; earlier modules are read
-           without dropout; the encoder is all-MiniLM-L6-v2 (the code: L12). `compat`: as released in all but the optimizers, the
-           second head of every task and the unbounded output
+           without dropout; the weights are learned in a share of the task's steps (the code: 1,000 more); the encoder is
+           all-MiniLM-L6-v2 (the code: L12). The held-out episodes that decide are those that action errors are reported on.
+           `compat` repeats the attention, the rule of reuse (but on probe goals), the mixture that acts, and the modules
 Status     see docs/reproduction.md
 """
 
@@ -62,13 +63,14 @@ class CompoFormerConfig(MethodConfig):
     join: Literal["fusion", "addition", "sharing"] = "fusion"
     """How a module reads earlier features: through a fusion, added to its own, or not at all."""
     reuse: Literal["offline", "rollout", "never", "always"] = "offline"
-    """When earlier modules suffice: by held-out errors, by success in the simulator, never, or always."""
+    """When earlier modules suffice: by held-out errors (of the training data where nothing is held out), by success in the
+    simulator, never, or always."""
     tolerance: float = 0.1
     """Of reuse offline: share of what a module of its own gained over a constant action in `probe_share` of the steps that may be
     given up."""
     threshold: float = 0.8
-    """Of reuse rollout: the success that suffices."""
-    compose_share: float = 0.1
+    """Of reuse rollout: the success that suffices; the score, where success is not defined."""
+    compose_share: float = 0.04
     """Share of a task's steps that learns the weights of earlier modules."""
     probe_share: float = 0.2
     """Share of a task's steps after which its module is compared with them."""
@@ -81,7 +83,8 @@ class CompoFormerConfig(MethodConfig):
     layers: str = "*"
     """Of variant grow: which linear maps are adapted, as patterns of weight names."""
     share: Literal["equal", "geometric", "global"] = "equal"
-    """Of variant prune: 1/N of every tensor, `keep_ratio` of what is free in it, or of all that is free together."""
+    """Of variant prune: of every tensor what is free divided by the tasks that are left, `keep_ratio` of what is free in it, or
+    of all that is free together, when the last task takes the rest and embeddings stay as they are made."""
     keep_ratio: float = 0.5
     """Of variant prune, where the share is not equal."""
     retrain_share: float = 0.2
@@ -170,6 +173,10 @@ class CompoFormer(Method):
         asked = {Need.TASK_ID: True, Need.TEXT: config.meaning == "text", Need.ROLLOUTS: config.reuse == "rollout",
                  Need.TASK_COUNT: counts}
         return frozenset(need for need, wanted in asked.items() if wanted)
+
+    @classmethod
+    def knows_from_words(cls, config: Any) -> bool:
+        return bool(config.meaning == "text")
 
     @classmethod
     def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
@@ -323,7 +330,7 @@ class CompoFormer(Method):
         if self.config.reuse != "rollout":
             return {"reused": self.config.reuse == "always"}
         episodes = access.rollout(self)
-        success = sum(episode.score for episode in episodes) / len(episodes)
+        success = sum(e.score if e.success is None else float(e.success) for e in episodes) / len(episodes)
         return {"reused": success >= self.config.threshold, "success": success}
 
     # -- acting and saving ----------------------------------------------------------------------------------
@@ -359,7 +366,8 @@ class CompoFormer(Method):
     def leans(self) -> dict[tuple[int, int], float]:
         composition = self.composition
         return {(task, source): float(weight) for task, sources in composition.sources.items()
-                for source, weight in zip(sources, composition.weights(task), strict=True)}
+                if task not in composition.modules_of or composition.leans(task)
+                for source, weight in zip(sources, composition.acting_weights(task), strict=True)}
 
     def architecture(self) -> dict[str, Any]:
         learning = None if self.attention is None else self.attention.query.in_features

@@ -76,8 +76,8 @@ def leaning(group: Group) -> Picture:
     axes.set_xlabel("earlier task", color=QUIET)
     lines = [f"{tasks[task]} on {tasks[source]} {weight:.2f}" for (task, source), weight in sorted(leans.items())]
     alt = f"Which earlier tasks each task of {group.name} leans on: {', '.join(lines)}."
-    caption = (f"{group.name}, seed {group.first.seed}. Row: a task; column: an earlier one. Dark: it acts mostly with what was"
-               " learned for that one. An empty column: a task with nothing of its own to lean on.")
+    caption = (f"{group.name}, seed {group.first.seed}. Row: a task; column: an earlier one; a row adds up to 1. Dark: of"
+               " what it takes from earlier tasks, most is from that one. A task with a module of its own acts with that too.")
     return Picture(f"leaning-{file_name(group.name)}", figure, caption, alt)
 
 

@@ -94,7 +94,7 @@ RESULTS = tuple(
 
 RAW_RETURN = Column("raw_return", "raw return at the end, mean over tasks", "Raw return", "score", "results")
 
-NEXT_TASK = Column("next_task", "score on the next task before its data were seen, by what is known of it", "Next task, unseen",
+NEXT_TASK = Column("next_task", "score on the next task by its description alone, before its data", "Next task, by its words",
                    "score", "results")
 
 ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
@@ -134,8 +134,8 @@ def build(collection: Collection) -> Table:
     errors = any(run.matrix.action_error for run in collection.runs)
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
-    leaning = any(run.matrix.leans for run in collection.runs)
-    sometimes = ((NEXT_TASK, leaning), (RAW_RETURN, returns), (ACTION_ERROR, errors))
+    worded = any(run.matrix.footprint.get("from_words") for run in collection.runs)
+    sometimes = ((NEXT_TASK, worded), (RAW_RETURN, returns), (ACTION_ERROR, errors))
     columns = (*RESULTS, *(column for column, wanted in sometimes if wanted), *seen, *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     return Table(title, columns, rows, _differences(rows), collection.notices)
@@ -170,7 +170,7 @@ def _row(group: Group) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
-    entries["next_task"] = _numbers(group, _next_task, "no task was scored before it was learned")
+    entries["next_task"] = _numbers(group, _next_task, "it does not act by descriptions alone")
     entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
     for task, name in enumerate(first.tasks):
         for key in ("raw", "clipped"):
@@ -256,7 +256,9 @@ def _action_error(run: RunResult) -> float | None:
 
 
 def _next_task(run: RunResult) -> float | None:
-    """Mean over tasks of the score that the agent reached on them right before it learned them; the first is left out."""
+    """Mean over tasks but the first of the score right before they were learned, where that was by their words alone."""
+    if not run.matrix.footprint.get("from_words"):
+        return None
     means = [run.matrix.mean(task, task) for task in range(1, run.matrix.n)]
     values = [mean for mean in means if mean is not None]
     return sum(values) / len(values) if values and len(values) == len(means) else None

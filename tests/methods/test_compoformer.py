@@ -7,12 +7,17 @@ import torch
 import torch.nn.functional as F
 from related import lab_of
 from tiny import config, execute, stream_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from perdure.continual.composing import Composing
 from perdure.continual.composition import Attention, Stack
 from perdure.core.errors import UsageError
 from perdure.core.method import Need, Step
 from perdure.core.rng import generator
 from perdure.core.task import Stream
+from perdure.data.access import grant
+from perdure.evaluate import evaluator
 from perdure.experiment import make_method
 
 LONG = {"steps": 200, "batch": 32, "learning_rate": 0.01}
@@ -128,18 +133,30 @@ def test_a_stack_of_modules_is_each_of_them(policy):
     assert composition.needed(2) == [0, 1, 2]
 
 
+class Shapes(TorchDispatchMode):
+    """Collects the shapes of all that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.made |= {tuple(x.shape) for x in tree_leaves(out) if isinstance(x, torch.Tensor) and "view" not in str(function)
+                      and not str(function).startswith(("aten.t.", "aten.transpose", "aten.permute", "aten.unsqueeze",
+                                                        "aten.expand", "aten.detach", "aten.squeeze", "aten.alias"))}
+        return out
+
+
 @variants
 def test_a_forward_pass_copies_no_weight(variant):
     made = lab(["A", "B", "noise"], variant=variant, reuse="never", steps=40)
-    policy = made.method.eval()._composed(2)
-    stack = policy.composed.__closure__
-    pointers = {name: p.data_ptr() for name, p in made.method.named_parameters()}
-    held = next(cell.cell_contents for cell in stack if isinstance(cell.cell_contents, Stack))
-    stacked = {name: value.data_ptr() for name, value in (held.common | held.varying).items()}
-    batch = made.views.views[2].windows(1, 8, Step(0, 2, "x", 0))
-    policy.predict(batch)
-    assert pointers == {name: p.data_ptr() for name, p in made.method.named_parameters()}
-    assert stacked == {name: value.data_ptr() for name, value in (held.common | held.varying).items()}
+    stack = made.method.eval()._stack([0, 1, 2])
+    batch = made.views.views[2].windows(1, 7, Step(0, 2, "x", 0))
+    with Shapes() as shapes:
+        stack.features(made.method.trunk, made.method.trunk.inputs(batch))
+    weights = [tuple(value.shape) for value in stack.varying.values() if value.dim() == 3]
+    assert weights and not shapes.made & {*weights, *((w[0], w[2], w[1]) for w in weights), *(w[1:] for w in weights)}
 
 
 def test_what_is_cached_is_what_would_be_computed():
@@ -215,19 +232,84 @@ def test_other_spaces_are_refused_by_name_before_anything_is_learned(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_rollouts_are_counted_and_on_goals_of_their_own(tmp_path):
+def test_rollouts_are_counted_and_on_goals_of_their_own(tmp_path, monkeypatch):
     settings = config("compoformer", reuse="rollout", threshold=1.0, tasks=2)
-    plain = stream_of(settings)
-    with pytest.raises(UsageError, match="rollouts on probe goals"):
+    with pytest.raises(UsageError, match=r"rollouts on probe goals.*stream.rollouts"):
         execute(settings, tmp_path / "refused")
-    goals = [replace(task.goals, probe=task.goals.curve[:2]) for task in plain.tasks]
+    plain = stream_of(settings)
+    allowed = replace(plain, protocol=replace(plain.protocol, rollouts_allowed=True),
+                      tasks=tuple(replace(t, goals=replace(t.goals, probe=t.goals.curve[:2])) for t in plain.tasks))
+    seen, rollout = [], evaluator.rollout
+
+    def watched(actor, env, goals, **arguments):
+        seen.append((arguments["place"][0], tuple(goals)))
+        return rollout(actor, env, goals, **arguments)
+
+    monkeypatch.setattr(evaluator, "rollout", watched)
+    matrix = execute(settings, tmp_path / "run", stream=allowed)
+    assert [goals for place, goals in seen if place == "probe"] == [allowed.tasks[1].goals.probe]
+    assert 2 <= matrix.footprint["environment_steps"] <= 2 * 200
+    assert Need.ROLLOUTS in type(make_method(settings)).needs(make_method(settings).config)
+
+
+def test_a_task_without_probe_goals_is_refused_before_anything_is_learned(tmp_path):
+    settings = config("compoformer", reuse="rollout", tasks=2)
+    plain = stream_of(settings)
+    goals = [replace(task.goals, probe=()) for task in plain.tasks]
     allowed = replace(plain, protocol=replace(plain.protocol, rollouts_allowed=True),
                       tasks=tuple(replace(task, goals=g) for task, g in zip(plain.tasks, goals, strict=True)))
+    with pytest.raises(UsageError, match="task corner-1 has no probe goals"):
+        execute(settings, tmp_path / "run", stream=allowed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_learns_nothing_has_a_whole_learning_curve(tmp_path):
+    """The points of training that does not happen show the policy that stands."""
+    matrix = execute(config("compoformer", tasks=2, reuse="always", steps=50, evaluation={"curve": 2}), tmp_path / "run")
+    fractions = [[f for t, f in sorted(matrix.curve) if t == task] for task in (0, 1)]
+    assert fractions[0] == fractions[1] and len(fractions[1]) > 2
+    assert len({tuple(e.raw_return for e in matrix.curve[1, f]) for f in fractions[1][-2:]}) == 1
+    assert matrix.leans == {(1, 0): 1.0} and matrix.footprint["modules"] == [0]
+
+
+@variants
+def test_compat_runs_and_acts_as_the_most_attended_module(variant, tmp_path):
+    settings = config("compoformer", "dt", variant=variant, compat=True, threshold=1e-9, tasks=3, steps=20)
+    plain = stream_of(settings)
+    allowed = replace(plain, protocol=replace(plain.protocol, rollouts_allowed=True),
+                      tasks=tuple(replace(t, goals=replace(t.goals, probe=t.goals.curve[:1])) for t in plain.tasks))
     matrix = execute(settings, tmp_path / "run", stream=allowed)
-    lengths = matrix.footprint["environment_steps"]
-    assert 2 <= lengths <= 2 * 200
-    method = make_method(settings)
-    assert Need.ROLLOUTS in type(method).needs(method.config)
+    assert matrix.complete
+    made = lab(["A", "B", "A"], variant=variant, learn=False, steps=40)
+    made.method.composition.hard = True
+    made.method.config = replace(made.method.config, reuse="never")
+    made.learn(0, 1)
+    made.method.config = replace(made.method.config, reuse="always")
+    made.learn(2)
+    weights = made.method.composition.acting_weights(2)
+    assert sorted(weights.tolist()) == [0.0, 1.0]
+    assert [made.method.leans()[2, source] for source in (0, 1)] == weights.tolist()
+
+
+def test_what_is_not_read_is_not_said_to_be_leant_on():
+    assert lab(["A", "B"], join="sharing", reuse="never", steps=20).method.leans() == {}
+    assert lab(["A", "B"], reuse="never", steps=20).method.leans() == {(1, 0): 1.0}
+
+
+def test_held_out_episodes_decide():
+    made = lab(["A", "B"], reuse="never", steps=20)
+    lesson = Composing(made.method.trunk, made.method.composition, made.access(1), made.method._stack, 8, 0)
+    held = set(made.views.views[1].sampler.starts["holdout"].step.tolist())
+    assert held and set(lesson._held_out().tolist()) == held
+
+
+def test_vectors_of_unequal_size_and_numbers_that_are_none_are_refused_at_once():
+    for vector, words in (((1.0,), "vectors of 1, 4 numbers"), ((1.0, float("nan"), 0.0, 0.0), "not finite")):
+        made = lab(["A", "B"], learn=False)
+        tasks = (made.stream.tasks[0], replace(made.stream.tasks[1], vector=vector))
+        with pytest.raises(UsageError, match=words):
+            grant(type(made.method), made.method.config, replace(made.stream, tasks=tasks))
+    assert made.stream.to_json() != replace(made.stream, tasks=tasks).to_json(), "another vector is another run"
 
 
 @pytest.mark.parametrize(

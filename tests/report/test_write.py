@@ -120,13 +120,13 @@ def test_who_leans_on_whom_is_drawn_and_told(tmp_path):
         made = matrix(method, 0)
         if method == "packnet":
             made.set_leans({(1, 0): 1.0, (2, 0): 0.25})
-            made.footprint["modules"] = [0, 2]
+            made.footprint |= {"modules": [0, 2], "from_words": True}
         save(tmp_path / "runs" / method, made)
     report = write_report([tmp_path / "runs"], tmp_path / "out")
     page = report.page.read_text()
     assert [path.stem for path in (tmp_path / "out" / "figures").glob("leaning-*.png")] == ["leaning-packnet"]
     assert "Which task leans on which" in page and "turn on push 0.25" in page
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "Next task, unseen" in table and "| Modules |" in table
+    assert "Next task, by its words" in table and "| Modules |" in table
     plain = write_report([tmp_path / "runs" / "finetune"], tmp_path / "plain").page
     assert "Which task leans on which" not in plain.read_text() and "Modules" not in (plain.parent / "table.md").read_text()

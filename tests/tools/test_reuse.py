@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import reuse
 
 
-def run(folder, modules, choice):
-    made = matrix("packnet", 0, footprint={"modules": modules, "used_parameters": 1000 * len(modules)})
+def run(folder, modules, choice, **fields):
+    made = matrix("packnet", 0, footprint={"modules": modules, "parameters_per_task": [9000, 1000, 1000]}, **fields)
     save(folder, made)
     write_json(folder / "config.json", {"method_config": {"reuse": choice, "steps": 10}})
     return folder
@@ -28,7 +28,15 @@ def test_decisions_are_counted_without_the_first_task(tmp_path, capsys, monkeypa
     assert "| pull | module, 0.90 | reuse, 0.90 | module, 0.90 |" in said
     assert "| reuse rollout | 0 | 0 | 1 | 1 | 0% |" in said
     assert "| reuse offline | 1 | 1 | 0 | 0 | 100% |" in said
-    assert "- reuse offline: 0.900 with 2 modules, 2,000 parameters" in said
+    assert "- reuse offline: 0.900 with 2 modules, 2,000 parameters after the first task: 450.00 per million" in said
+
+
+@pytest.mark.parametrize(("fields", "words"), [({"complete": False}, "is not finished"), ({"stream": "other"}, "of other tasks")])
+def test_only_finished_runs_on_the_same_data_are_compared(tmp_path, monkeypatch, fields, words):
+    folders = [run(tmp_path / "a", [0], "offline"), run(tmp_path / "b", [0], "rollout", **fields)]
+    monkeypatch.setattr(sys, "argv", ["reuse.py", *map(str, folders)])
+    with pytest.raises(SystemExit, match=words):
+        reuse.main()
 
 
 def test_runs_of_methods_that_do_not_choose_are_refused(tmp_path, monkeypatch):
