@@ -27,7 +27,8 @@ from perdure.core.lock import claimed
 from perdure.core.log import Sink, open_sinks
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.method import Method, Need
-from perdure.core.run import Progress, Run
+from perdure.core.roles import Progress
+from perdure.core.run import Run
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views, grant
 from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator

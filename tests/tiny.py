@@ -19,7 +19,7 @@ from perdure.core.matrix import ScoreMatrix
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.policy import Actor
 from perdure.core.rng import seed_everything
-from perdure.core.run import Progress
+from perdure.core.roles import Progress
 from perdure.core.state import capture
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views, grant

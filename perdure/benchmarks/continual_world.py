@@ -124,8 +124,8 @@ QUALITY = {"cw3-v3": "expert", "cw3b-v3": "expert"}
 SETTINGS: dict[tuple[str, str, str], dict[str, object]] = tuned("continual_world")
 """(method or *, policy, profile) -> recipe, where it differs from the profile's: what `perdure tune` chose on cwtune-v3."""
 
-TUNING = dict.fromkeys((name for name in ORDERS if name != "cwtune-v3"), "cwtune-v3")
-"""Stream -> the one on which its methods are tuned; they share no task, but drawer-open with cwpairs-v3."""
+TUNING = dict.fromkeys((name for name in ORDERS if name not in ("cwtune-v3", "cwpairs-v3")), "cwtune-v3")
+"""Stream -> the one on which its methods are tuned; they share no task, and so cwpairs-v3, which has drawer-open, has none."""
 
 POLICY: dict[tuple[str, str], dict[str, object]] = {}
 """(policy, profile) -> sizes, where they differ from the profile's."""

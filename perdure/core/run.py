@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -23,9 +23,10 @@ from perdure.core.config import first_difference
 from perdure.core.errors import Interrupted, UsageError
 from perdure.core.files import write_json, writing
 from perdure.core.log import MetricsLog
-from perdure.core.matrix import Episode, ScoreMatrix
+from perdure.core.matrix import ScoreMatrix
 from perdure.core.method import Method, Phase, Step
 from perdure.core.rng import seed_everything
+from perdure.core.roles import Evaluator, Progress
 from perdure.core.state import capture, restore
 from perdure.core.task import Stream
 
@@ -61,34 +62,6 @@ class Cursor:
     """Parameters of the agent after each finished task."""
     environment_steps: int = 0
     """That the method took itself, in all tasks so far."""
-
-
-class Progress(Protocol):
-    """Shows what is being done, how far, and how long still."""
-
-    def say(self, text: str) -> None: ...
-
-    def step(self, task: int, phase: str, step: int, steps: int, values: Mapping[str, float]) -> None: ...
-
-    def evaluating(self, learned: int, task: int) -> None: ...
-
-    def evaluated(self, learned: int, task: int, episodes: list[Episode]) -> None: ...
-
-
-class Evaluator(Protocol):
-    """Scores a method on a task without changing it; which cells and curve points belong to a schedule."""
-
-    def cells(self, learned: int) -> list[tuple[int, int]]:
-        """(task, episodes) of every cell of the matrix row `learned`."""
-        ...
-
-    def cell(self, method: Method, learned: int, task: int, episodes: int) -> list[Episode]: ...
-
-    def action_error(self, method: Method, task: int) -> tuple[float, int] | None: ...
-
-    def curve_points(self, steps: int) -> list[tuple[int, float]]: ...
-
-    def curve(self, method: Method, task: int, step: int) -> list[Episode]: ...
 
 
 class _Stop(BaseException):
