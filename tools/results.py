@@ -104,7 +104,7 @@ TABLES: dict[str, list[Row]] = {
         Row("tsn", "cw10-v3"),
         Row("tsn", "cw10-v3", options={"schedule": "equal_remaining"}, label="equal shares"),
         Row("tsn_affinity", "cw10-v3"),
-        routed("cw10-v3", "bc", task_id="inferred"),
+        *(routed("cw10-v3", "bc", task_id=task_id) for task_id in ("inferred", "random")),
         routed("cw10-v3", "bc", router="random"),
         small("cw10-v3", "tsn", width=78),
         small("cw10-v3", "tsn_affinity", width=144),

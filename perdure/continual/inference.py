@@ -93,7 +93,7 @@ class InferringActor:
         listening = carry["seen"] < self.steps
         evidence = carry["evidence"]
         if bool(listening.any()):
-            evidence = evidence + self._likelihood(obs, carry["seen"]) * listening.unsqueeze(1)
+            evidence = evidence + self._evidence(obs, carry["seen"], g) * listening.unsqueeze(1)
         chosen = evidence.argmax(1)
         reading = [i for i in range(len(self.actors)) if bool((listening | (chosen == i)).any())]
         actions, states = {}, {}
@@ -106,12 +106,24 @@ class InferringActor:
         after = {f"{i}.{name}": value for i, state in states.items() for name, value in (state | executed).items()}
         return action, dict(carry) | after | {"evidence": evidence, "seen": carry["seen"] + 1}
 
+    def _evidence(self, obs: Tensor, seen: Tensor, g: Generator) -> Tensor:
+        """(n, tasks), what this observation says for each of them."""
+        return self._likelihood(obs, seen)
+
     def _likelihood(self, obs: Tensor, seen: Tensor) -> Tensor:
         """(n, tasks) log-likelihood of one observation after `seen` (n,) others, without the constant."""
         step = seen.clamp_max(self.mean.shape[1] - 1)
         mean, std = self.mean[:, step].transpose(0, 1), self.std[:, step].transpose(0, 1)  # (n, tasks, coordinates)
         rows = obs.flatten(1).double()[:, self.columns].unsqueeze(1)
         return -(((rows - mean) / std).square() / 2 + std.log()).sum(-1)
+
+
+class DrawingActor(InferringActor):
+    """Acts as a task that is drawn at the first observation: what inference is compared with."""
+
+    def _evidence(self, obs: Tensor, seen: Tensor, g: Generator) -> Tensor:
+        drawn = torch.rand(len(obs), len(self.tasks), generator=g, dtype=torch.float64, device=g.device)
+        return drawn.to(obs.device) * (seen == 0).unsqueeze(1)
 
 
 def _chosen(chosen: Tensor, values: Mapping[int, Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ from perdure.continual.affinity import (
     released_latent_affinity,
 )
 from perdure.continual.compat import set_released
-from perdure.continual.inference import InferringActor, Start, start_of
+from perdure.continual.inference import DrawingActor, InferringActor, Start, start_of
 from perdure.continual.pool import SubnetworkPool
 from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, raw_distance, released_source
 from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
@@ -87,8 +87,8 @@ class TSNAffinityConfig(SubnetworkConfig):
     """Distances are measured to this many earlier tasks at most: those whose data have the most similar statistics."""
     max_copies: int | None = None
     """With so many copies, a far task shares the nearest one's."""
-    task_id: Literal["given", "inferred"] = "given"
-    """At test time: given, or inferred from the first observations of the episode."""
+    task_id: Literal["given", "inferred", "random"] = "given"
+    """At test time: given, inferred from the first observations of the episode, or drawn by chance, to compare that with."""
     inference_steps: int = 10
     """How many observations these are."""
     compat: bool = False
@@ -104,7 +104,7 @@ class TSNAffinityConfig(SubnetworkConfig):
         set_released(self, RELEASED)
         one_of(self, "router", *ROUTERS)
         one_of(self, "growth", "room", "copy")
-        one_of(self, "task_id", "given", "inferred")
+        one_of(self, "task_id", "given", "inferred", "random")
         for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch",
                      "candidates", "inference_steps"):
             if not self.__dict__[name] > 0:
@@ -139,7 +139,7 @@ class TSNAffinity(Method):
 
     @classmethod
     def infers_task(cls, config: Any) -> bool:
-        return bool(config.task_id == "inferred")
+        return bool(config.task_id != "given")
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         t = task.index
@@ -290,7 +290,7 @@ class TSNAffinity(Method):
         again = latent_affinity(latent(self.policy, held_out, t, weights), own)
         self.policy.train()
         self.profiles.register_buffer(f"task-{t}", torch.stack([own.mean, own.variance]))
-        if self.config.task_id == "inferred":
+        if self.config.task_id != "given":
             begin = start_of(view.sampler, self.config.inference_steps)
             self.profiles.register_buffer(f"start-{t}", torch.stack([begin.mean, begin.std]).float())
         self._index(self.facts[t]["spaces"]).add(t, self._signature(described, t))
@@ -323,7 +323,8 @@ class TSNAffinity(Method):
         known = [t for t in self.facts if t in described and self.facts[t]["spaces"] == self.facts[task]["spaces"]]
         actors = {t: super(TSNAffinity, self).actor(t) for t in known}
         starts = {t: Start(*self.profiles.get_buffer(f"start-{t}")) for t in known}
-        return InferringActor(actors, starts, self.config.inference_steps)
+        kind = DrawingActor if self.config.task_id == "random" else InferringActor
+        return kind(actors, starts, self.config.inference_steps)
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         learning = task in self.facts and task not in self.pool.masks.finished()

@@ -5,7 +5,7 @@ import torch
 from tiny import Lab, config
 
 from perdure.continual import inference
-from perdure.continual.inference import InferringActor, Start, start_of
+from perdure.continual.inference import DrawingActor, InferringActor, Start, start_of
 from perdure.core.method import Step
 
 
@@ -46,6 +46,17 @@ def test_evidence_adds_up_and_then_the_choice_stands():
         chosen.append(float(action))
     assert chosen == [0.0, 1.0, 1.0, 1.0]
     assert [carry["0.count"].tolist(), carry["1.count"].tolist()] == [[2.0], [4.0]], "the others rest once it stands"
+
+
+def test_a_drawn_task_stays_and_does_not_depend_on_what_is_seen():
+    starts = {task: Start(torch.full((3, 1), 5.0 * task).double(), torch.ones(3, 1).double()) for task in range(4)}
+    actor = DrawingActor({task: Says(task) for task in starts}, starts, 3)
+    g, carry, chosen = torch.Generator().manual_seed(0), actor.start(200), []
+    for _ in range(4):
+        action, carry = actor.act(torch.zeros(200, 1), carry, g)
+        chosen.append(action[:, 0].tolist())
+    assert chosen[0] == chosen[1] == chosen[2] == chosen[3]
+    assert all(20 < chosen[0].count(task) < 90 for task in range(4))
 
 
 def test_an_observation_is_compared_with_those_of_the_same_step():
