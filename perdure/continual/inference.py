@@ -108,9 +108,9 @@ class InferringActor:
 
     def _evidence(self, obs: Tensor, seen: Tensor, g: Generator) -> Tensor:
         """(n, tasks), what this observation says for each of them."""
-        return self._likelihood(obs, seen)
+        return self.likelihood(obs, seen)
 
-    def _likelihood(self, obs: Tensor, seen: Tensor) -> Tensor:
+    def likelihood(self, obs: Tensor, seen: Tensor) -> Tensor:
         """(n, tasks) log-likelihood of one observation after `seen` (n,) others, without the constant."""
         step = seen.clamp_max(self.mean.shape[1] - 1)
         mean, std = self.mean[:, step].transpose(0, 1), self.std[:, step].transpose(0, 1)  # (n, tasks, coordinates)

@@ -96,7 +96,7 @@ def test_after_a_change_of_mind_the_window_is_the_chosen_tasks_own(stream):
     starts = {task: Start(torch.full((4, size), 0.1 * task).double(), torch.ones(4, size).double()) for task in (0, 1)}
     actor = InferringActor(actors, starts, 4)
     evidence = iter(torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]).double())
-    actor._likelihood = lambda obs, seen: next(evidence).expand(2, 2)
+    actor.likelihood = lambda obs, seen: next(evidence).expand(2, 2)
     carry, alone, reward = actor.start(2), actors[1].start(2), torch.tensor([0.5, -1.0])
     for step in range(4):
         action, carry = actor.act(obs[:, step], carry, torch.Generator(), reward)
