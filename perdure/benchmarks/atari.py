@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from perdure.benchmarks import frozen
 from perdure.benchmarks.atari_env import ACTIONS, MINIMAL, ActionsName, AtariFactory
 from perdure.benchmarks.atari_source import EPISODES, REFERENCES, AtariSource
+from perdure.benchmarks.numbered import goals
 from perdure.benchmarks.recorded import recorded
 from perdure.core.errors import UsageError
-from perdure.core.task import Goals, ScoreScale, Stream, Task, TaskOutline
+from perdure.core.task import ScoreScale, Stream, Task, TaskOutline
 from perdure.data.convert import minari_atari
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset
@@ -72,15 +72,6 @@ class Options:
     def factory(self, game: str) -> AtariFactory:
         """The environment, with frames as in the data."""
         return AtariFactory(game, self.horizon, self.actions, pixels="published" if self.quality == "minari" else "gymnasium")
-
-
-def goals() -> Goals:
-    """Numbers of the episodes for evaluation; no data were made with them."""
-    lists, begin = {}, 0
-    for name, count in frozen.SIZES.items():
-        lists[name] = tuple((float(begin + i),) for i in range(count))
-        begin += count
-    return Goals(**lists)
 
 
 def dataset_name(game: str, options: Options) -> str:

@@ -9,7 +9,6 @@ ALE: Bellemare et al. 2013, JAIR 47; ale-py is under GPL-2.0 and stays an extra.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from perdure.benchmarks.installed import versions_of
+from perdure.benchmarks.numbered import number_of
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Discrete, Spec
 from perdure.data.convert.minari_atari import SIZE, grey
@@ -120,7 +120,7 @@ class AtariEnv(gymnasium.Env):
         goal = (options or {}).get("goal")
         super().reset(seed=seed)
         if goal is not None:
-            seed = _number(goal)
+            seed = number_of(goal, "an Atari")
         self.episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self.steps = 0
         frame, _ = self._env.reset(seed=self.episode)
@@ -147,15 +147,6 @@ class AtariEnv(gymnasium.Env):
 
     def close(self) -> None:
         self._env.close()
-
-
-def _number(goal: Any) -> int:
-    """Of the episode that a goal names."""
-    with contextlib.suppress(TypeError, ValueError):
-        (value,) = (float(x) for x in goal)
-        if value.is_integer() and 0 <= value < 2**31:
-            return int(value)
-    raise UsageError(f"goal of an Atari episode is {str(goal)[:80]}; it is one whole number from 0 to {2**31 - 1}, such as [3]")
 
 
 def emulator(game: str, actions: ActionsName, pixels: Pixels) -> gymnasium.Env:

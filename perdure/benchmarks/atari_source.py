@@ -14,14 +14,15 @@ import numpy as np
 
 from perdure.benchmarks import atari_env, frozen
 from perdure.benchmarks.atari_env import AtariEnv, AtariFactory
+from perdure.benchmarks.numbered import goals_of_data
 from perdure.core.spec import Spec
 from perdure.data.roll import Expert, Level
 
 LADDER = tuple(Level(noise) for noise in (0.0, 0.05, 0.15, 0.3, 0.6))
 """Share of random actions; the same in every game."""
 
-FIRST_EPISODE, EPISODES = 1000, 1000
-"""Numbers of the episodes that data are made of."""
+EPISODES = 1000
+"""Most that data are made of."""
 
 REFERENCES: dict[str, tuple[float, float]] = {
     "breakout": (1.7, 30.5),
@@ -86,7 +87,7 @@ class AtariSource:
         return act
 
     def goals(self) -> Sequence[tuple[float, ...]]:
-        return [(float(FIRST_EPISODE + i),) for i in range(EPISODES)]
+        return goals_of_data(EPISODES)
 
     def ladder(self) -> tuple[Level, ...]:
         return LADDER

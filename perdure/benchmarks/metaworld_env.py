@@ -18,6 +18,7 @@ import numpy as np
 
 from perdure.benchmarks import frozen
 from perdure.benchmarks.installed import versions_of
+from perdure.benchmarks.picture import Picture
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Spec
 
@@ -93,8 +94,7 @@ class MetaWorldEnv(gymnasium.Env):
         self._env._get_state_rand_vec = self._frozen_vector
         self._pads = [self._env.data.geom(name).id for name in ("leftpad_geom", "rightpad_geom")]
         self._env.touching_object = self._touching
-        self._renderer: Any = None
-        self._renderer_size = 0
+        self._picture = Picture()
 
     def _frozen_vector(self) -> np.ndarray:
         self._draws += 1
@@ -165,43 +165,14 @@ class MetaWorldEnv(gymnasium.Env):
         )
 
     def frame(self, size: int) -> np.ndarray:
-        """See `frame`."""
-        import mujoco
-
-        if self._renderer_size != size:
-            self._close_renderer()
-            model = self._env.model
-            model.vis.quality.offsamples = 0
-            model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
-            model.vis.global_.offheight = max(model.vis.global_.offheight, size)
-            # at the camera's own 60 degrees the objects are a few pixels
-            model.cam_fovy[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "corner2")] = 40
-            self._renderer = mujoco.Renderer(model, size, size)
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-            self._renderer_size = size
-        self._renderer.update_scene(self._env.data, camera="corner2")
-        return np.ascontiguousarray(self._renderer.render()[::-1])
-
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-        self._renderer, self._renderer_size = None, 0
+        """The scene seen by Meta-World's camera `corner2`, as (size, size, 3) uint8; its upside-down picture is turned."""
+        # at the camera's own 60 degrees the objects are a few pixels
+        self._env.model.camera("corner2").fovy[:] = 40
+        return np.ascontiguousarray(self._picture.draw(self._env, "corner2", size)[::-1])
 
     def close(self) -> None:
-        self._close_renderer()
+        self._picture.close()
         self._env.close()
-
-
-def frame(env: MetaWorldEnv, size: int) -> np.ndarray:
-    """The scene seen by Meta-World's camera `corner2`, as (size, size, 3) uint8, upright.
-
-    The picture differs from the published look on purpose: shadows, reflections and multisampling are off,
-    which without a GPU makes it about 15 times faster, and the camera's upside-down image is turned. Without
-    a display the caller sets `MUJOCO_GL` to `egl` or `osmesa` in the environment before the process first
-    imports mujoco.
-    """
-    return env.frame(size)
 
 
 def raw_environment(task: str) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 from perdure.core.errors import GuardError, UsageError, nearest
 from perdure.core.files import read_json, write_json
-from perdure.data.roll import AGAIN, Job, Level, Roller, TaskSource, read_shard, shard_path
+from perdure.data.roll import AGAIN, Graded, Job, Level, Roller, TaskSource, read_shard, shard_path
 from perdure.data.store import Dataset, write_dataset
 
 QUALITIES = ("expert", "mixed", "suboptimal")
@@ -54,7 +54,8 @@ def collect(
     """Roll the expert of `source` into a dataset folder; returns it at once if it holds these data already.
 
     Args:
-        source: the task, see `TaskSource`; "mixed" and "suboptimal" need its noise ladder.
+        source: the task, see `TaskSource`; "mixed" and "suboptimal" need its noise ladder. A `Graded` one has qualities of
+            its own.
         folder: the dataset's place; an interrupted collection continues from `<folder>.partial/`.
         quality: "expert" (no noise), "mixed" (all levels of the ladder, equally often), or "suboptimal" (the
             lower half of those episodes by level). The level of an episode is its position on the ladder, 0
@@ -69,10 +70,9 @@ def collect(
         GuardError: the environment raised, or a worker process died; finished episodes are kept.
     """
     folder = Path(folder)
-    if quality not in QUALITIES:
-        raise UsageError(
-            f"quality is '{quality}'; it is one of {', '.join(QUALITIES)}{nearest(quality, QUALITIES)}"
-        )
+    known = tuple(source.qualities()) if isinstance(source, Graded) else QUALITIES
+    if quality not in known:
+        raise UsageError(f"quality is '{quality}'; it is one of {', '.join(known)}{nearest(quality, known)}")
     _check_number("workers", workers, 0)
     _check_number("seed", seed, 0)
     if after_success is not None:
@@ -105,6 +105,9 @@ def collect(
 
 def levels(quality: str, source: TaskSource) -> tuple[list[int], list[Level]]:
     """(positions that episodes take in turn, ladder they point into)."""
+    if isinstance(source, Graded):
+        ladder = list(source.qualities()[quality])
+        return list(range(len(ladder))), ladder
     if quality == "expert":
         return [0], [Level()]
     ladder = list(source.ladder())
@@ -137,7 +140,7 @@ def _plan(
         "horizon": source.horizon,
         "after_success": after_success,
         "goals": hashlib.sha256(json.dumps([list(goal) for goal in goals]).encode()).hexdigest(),
-        "ladder": [asdict(level) for level in ladder],
+        "ladder": [level.to_json() for level in ladder],
         "versions": source.versions(),
     }
 
@@ -296,13 +299,14 @@ def _pack(
     damaged = [episode for episode, trajectory in enumerate(trajectories) if trajectory is None]
     if damaged:
         raise GuardError(f"episode {damaged[0]} in {partial} was damaged while others were rolled; {AGAIN}")
+    makers = "policies" if isinstance(source, Graded) else "scripted expert"
     write_dataset(
         folder,
         [trajectory for trajectory in trajectories if trajectory is not None],
         name=f"{source.name}-{quality}",
         spec=source.spec,
         quality=quality,
-        behaviour={"policy": f"scripted expert of {source.origin}", "plan": plan},
+        behaviour={"policy": f"{makers} of {source.origin}", "plan": plan},
         licence=source.licence,
         source=source.origin,
         versions=plan["versions"],

@@ -14,10 +14,10 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,12 @@ class Level:
     """Share of the horizon that one stretch of uniformly random actions takes, at a random place."""
     tries: int = 1
     """The episode is repeated with fresh noise until it succeeds, at most this often; the last one counts."""
+    behaviour: str = ""
+    """Which of the source's policies acts; empty: its expert."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; the behaviour only where it is named."""
+        return {name: value for name, value in asdict(self).items() if name != "behaviour" or value}
 
 
 class TaskSource(Protocol):
@@ -85,6 +91,19 @@ class TaskSource(Protocol):
         ...
 
     def versions(self) -> dict[str, str]: ...
+
+
+@runtime_checkable
+class Graded(Protocol):
+    """A task source with qualities of its own, made by policies of different strength."""
+
+    def qualities(self) -> Mapping[str, Sequence[Level]]:
+        """Quality -> the levels that its episodes take in turn, best first."""
+        ...
+
+    def behaviour(self, env: Any, name: str) -> Expert:
+        """One of its policies, for `env`."""
+        ...
 
 
 def episode_generator(seed: int, name: str, episode: int) -> np.random.Generator:
@@ -223,7 +242,7 @@ class Job:
         kind = type(source)
         place = f"{kind.__module__}:{kind.__qualname__}"
         return cls(
-            place, dict(vars(source)), str(folder), pattern, [asdict(level) for level in ladder], seed, after
+            place, dict(vars(source)), str(folder), pattern, [level.to_json() for level in ladder], seed, after
         )
 
 
@@ -241,7 +260,7 @@ class Roller:
         self._ladder = [Level(**fields) for fields in job.ladder]
         self._goals = source.goals()
         self._env = source.environment()
-        self._expert = source.expert(self._env)
+        self._experts: dict[str, Expert] = {}
 
     def roll(self, episode: int) -> int:
         """Roll one episode and write its file; number of steps.
@@ -260,7 +279,7 @@ class Roller:
             try:
                 trajectory = roll_episode(
                     self._env,
-                    self._expert,
+                    self._expert(self._ladder[position].behaviour),
                     self._goals[episode],
                     self._ladder[position],
                     episode_generator(job.seed, source.name, episode),
@@ -276,6 +295,13 @@ class Roller:
         trajectory.level = float(position)
         write_shard(shard_path(Path(job.folder), episode), trajectory)
         return trajectory.length
+
+    def _expert(self, name: str) -> Expert:
+        """The policy that acts, made when it is first needed."""
+        if name not in self._experts:
+            source = self._source
+            self._experts[name] = cast(Graded, source).behaviour(self._env, name) if name else source.expert(self._env)
+        return self._experts[name]
 
     def close(self) -> None:
         self._env.close()

@@ -153,14 +153,14 @@ def test_a_task_that_comes_again_has_other_data_of_the_same_task():
 
 RENDER = """
 import numpy as np
-from perdure.benchmarks.metaworld_env import MetaWorldFactory, frame, goals
+from perdure.benchmarks.metaworld_env import MetaWorldFactory, goals
 env = MetaWorldFactory("hammer")()
 env.reset(options={"goal": goals("hammer")["final"][0]})
-picture = frame(env, 64)
+picture = env.frame(64)
 assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
 for _ in range(30):
     env.step(np.array([0, 0, 1, 0]))
-later = frame(env, 64)
+later = env.frame(64)
 assert (later != picture).any()
 print(picture[:6].std(), picture[-6:].std())
 env.close()

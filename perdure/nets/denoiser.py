@@ -1,0 +1,142 @@
+"""The denoiser of flat vectors: a small U-net of fully connected blocks that see the time and a condition.
+
+Shape: the code released with CuGRO (Liu et al. 2024, arXiv 2404.10662), which is that of SfBC (Chen et al. 2023, arXiv
+2209.14548). What a block makes of time and condition does not depend on x, so that sampling computes it once per step and once
+per sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perdure.nets.diffusion import Predict, Schedule
+
+FEATURES = 32
+"""Frequencies of the time, each as sine and cosine."""
+
+EMBEDDED = 128
+"""Size of what a block sees of time and of condition."""
+
+
+class Block(nn.Module):
+    """x (B, n) -> (B, m), with what it is told added between its two layers."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, outputs), nn.Linear(outputs, outputs)
+        self.time, self.condition = nn.Linear(EMBEDDED, outputs), nn.Linear(EMBEDDED, outputs)
+        self.skip = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        return F.silu(self.second(F.silu(self.first(x)) + told)) + self.skip(x)
+
+
+class Denoiser(nn.Module):
+    """Predicts of a noisy vector (B, D), its time and a condition (B, C) what the diffusion is trained to predict, (B, D)."""
+
+    frequencies: Tensor
+
+    def __init__(self, size: int, condition: int, widths: Sequence[int] = (512, 256, 128), scale: float = 1.0):
+        """Args:
+        size: D.
+        condition: C; 0 for none.
+        widths: of the blocks from the outermost to the innermost.
+        scale: standard deviation of the random frequencies of the time; 30 in the released code.
+        """
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(FEATURES) * scale)
+        self.of_time = nn.Linear(2 * FEATURES, 64)
+        self.of_condition = nn.Linear(condition, 64) if condition else None
+        self.absent = nn.Parameter(torch.zeros(64))
+        """Stands for the condition where it is left out."""
+        self.both = nn.Sequential(nn.Linear(64, EMBEDDED), nn.SiLU(), nn.Linear(EMBEDDED, EMBEDDED))
+        outer = list(widths)
+        self.down = nn.ModuleList(Block(n, m) for n, m in zip([size, *outer], outer, strict=False))
+        self.middle = Block(outer[-1], outer[-1])
+        inner = outer[::-1]
+        self.up = nn.ModuleList(Block(2 * n, m) for n, m in pairwise(inner))
+        self.out = nn.Linear(2 * outer[0], size)
+
+    def blocks(self) -> list[Block]:
+        """In the order in which they are run."""
+        return [*self.down, self.middle, *self.up]
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """Args:
+        x: (B, D) noisy.
+        t: (B,) from 0 to 1.
+        condition: (B, C).
+        present: (B,) bool, False where the condition is left out; None: it is always there.
+        """
+        time = F.silu(self._time(t))
+        told = F.silu(self._condition(condition, present, len(x)))
+        return self._run(x, [block.time(time) + block.condition(told) for block in self.blocks()])
+
+    def _time(self, t: Tensor) -> Tensor:
+        angle = 2 * math.pi * t.unsqueeze(1) * self.frequencies
+        return self.both(self.of_time(torch.cat([angle.sin(), angle.cos()], 1)))
+
+    def _condition(self, condition: Tensor | None, present: Tensor | None, n: int) -> Tensor:
+        """(B, EMBEDDED)."""
+        if condition is None or self.of_condition is None:
+            return self.both(self.absent).expand(n, -1)
+        embedded = F.silu(self.of_condition(condition))
+        if present is not None:
+            embedded = torch.where(present.unsqueeze(1), embedded, self.absent)
+        return self.both(embedded)
+
+    def _run(self, x: Tensor, told: Sequence[Tensor]) -> Tensor:
+        kept, at = [], iter(told)
+        for block in self.down:
+            x = block(x, next(at))
+            kept.append(x)
+        x = self.middle(x, next(at))
+        for block in self.up:
+            x = block(torch.cat([x, kept.pop()], 1), next(at))
+        return self.out(torch.cat([x, kept.pop()], 1))
+
+    @torch.no_grad()
+    def prepared(self, condition: Tensor | None, times: Sequence[float], n: int, guidance: float = 0.0) -> Predict:
+        """A function of x (n, D) and one of `times`, with all that does not depend on x computed once.
+
+        Args:
+            condition: (n, C), or None.
+            guidance: w of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): (1 + w) times the prediction with
+                the condition minus w times the one without, both in one batch; 0 is without guidance.
+        """
+        at = torch.tensor(sorted(set(times)), dtype=torch.float32, device=self.frequencies.device)
+        place = {t: i for i, t in enumerate(sorted(set(times)))}
+        guided = guidance != 0 and condition is not None
+        told = self._condition(condition, None, n)
+        if guided:
+            told = torch.cat([told, self._condition(None, None, n)])
+        time, told = F.silu(self._time(at)), F.silu(told)
+        of_time = [block.time(time) for block in self.blocks()]
+        of_condition = [block.condition(told) for block in self.blocks()]
+
+        def predict(x: Tensor, t: float) -> Tensor:
+            i = place[t]
+            doubled = torch.cat([x, x]) if guided else x
+            out = self._run(doubled, [a[i] + b for a, b in zip(of_time, of_condition, strict=True)])
+            if not guided:
+                return out
+            with_it, without = out.chunk(2)
+            return (1 + guidance) * with_it - guidance * without
+
+        return predict
+
+
+def denoising_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """(B,), the squared error summed over the vector, as in the released code."""
+    return (predicted - target).square().sum(1)
+
+
+def random_times(n: int, schedule: Schedule, device: torch.device | str = "cpu", earliest: float = 1e-5) -> Tensor:
+    """(n,) uniform from `earliest` to where the schedule ends; from torch's global generator, which a run seeds at every step."""
+    return earliest + (schedule.latest - earliest) * torch.rand(n, device=device)
