@@ -112,6 +112,10 @@ def resolve(
         UsageError: an unknown name or option, or a value that cannot be used.
     """
     method_class, policy_class = find(method, METHODS, "method"), find(policy, POLICIES, "policy")
+    if policy_class.staged and not method_class.trains_staged:
+        able = [name for name in METHODS if find(name, METHODS, "method").trains_staged]
+        raise UsageError(f"policy is '{policy}', which learns with critics or in stages, and {method} does not attend to them;"
+                         f" use one of {', '.join(able)}, or another policy")
     for name, value, known in (("profile", profile, PROFILES), ("precision", precision, ("fp32", "bf16"))):
         if value not in known:
             raise UsageError(f"{name} is '{value}'{nearest(value, known)}; use one of {', '.join(known)}")

@@ -84,7 +84,7 @@ class Shares(nn.Module):
     def trained(self, task: int, policy: Policy) -> dict[str, Parameter]:
         """What the task's optimizer moves."""
         small = self.small.of(task) if self.options.norms == "task" else self.vectors(policy)
-        return self.masked(policy) | policy.private(task) | small
+        return self.masked(policy) | policy.private(task) | policy.teachers() | small
 
     def frozen(self, task: int, policy: Policy, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`keep` masks by the method's parameter names; with frozen norms, also all vectors after the first task."""
@@ -145,10 +145,13 @@ class Shares(nn.Module):
         self.small.rebuild(architecture["small"])
 
 
+Loss = Callable[..., Tensor]
+
+
 class ShareTraining:
     """The updates of one task: on all free weights, then on its own share alone."""
 
-    def __init__(self, method: Any, shares: Shares, access: Any, loss: Callable[..., Tensor], draw: Callable[[Step], Windows],
+    def __init__(self, method: Any, shares: Shares, access: Any, loss: Loss, draw: Callable[[Step], Windows],
                  more: Callable[[], Mapping[str, Parameter]] = dict):
         """`loss(batch, weights=...)` is (B,), of what `draw` draws; `more` is trained besides the policy."""
         self.method, self.shares, self.access, self.loss, self.draw, self.more = method, shares, access, loss, draw, more
@@ -160,12 +163,12 @@ class ShareTraining:
         """Before the first update; the task is open."""
         self.method.optimizer("policy", self.shares.trained(self.access.index, self.method.policy) | dict(self.more()))
 
-    def update(self, step: Step) -> Mapping[str, Tensor]:
-        """One update of all free weights."""
+    def update(self, step: Step, loss: Loss | None = None) -> Mapping[str, Tensor]:
+        """One update of all free weights, with another loss if one is given."""
         t = self.access.index
         if not self.kept:
             self.kept = self.shares.frozen(t, self.method.policy, self.shares.masks.owned(before=t))
-        return self._update(step, None)
+        return self._update(step, loss, None)
 
     def prune(self) -> None:
         """Claim the task's share."""
@@ -174,14 +177,14 @@ class ShareTraining:
         self.begin()
         self.kept = {}
 
-    def retrain(self, step: Step) -> Mapping[str, Tensor]:
-        """One update of the task's own share."""
+    def retrain(self, step: Step, loss: Loss | None = None) -> Mapping[str, Tensor]:
+        """One update of the task's own share, with another loss if one is given."""
         t = self.access.index
         if not self.kept:
             self.kept = self.shares.frozen(t, self.method.policy, self.shares.masks.all_but(t))
             masked = self.shares.masked(self.method.policy)
             self.seen = [(masked[name], mask.float()) for name, mask in self.shares.masks.visible(t).items()]
-        return self._update(step, self._mask_gradients)
+        return self._update(step, loss, self._mask_gradients)
 
     def _mask_gradients(self) -> None:
         """Free weights are zero while retraining, so this is training the view, without building it."""
@@ -189,7 +192,10 @@ class ShareTraining:
             if p.grad is not None:
                 p.grad.mul_(mask)
 
-    def _update(self, step: Step, edit: Callable[[], None] | None) -> Mapping[str, Tensor]:
-        method, policy, t = self.method, self.method.policy, self.access.index
-        loss = average(self.loss, self.draw(step), weights={**self.shares.small.of(t), **self.shares.fixed(policy)})
-        return {"fit": method.descend("policy", loss, edit=edit, keep=self.kept)}
+    def weights(self) -> dict[str, Tensor]:
+        """What stands in for the policy's own parameters while the task is learned."""
+        return {**self.shares.small.of(self.access.index), **self.shares.fixed(self.method.policy)}
+
+    def _update(self, step: Step, loss: Loss | None, edit: Callable[[], None] | None) -> Mapping[str, Tensor]:
+        fit = average(loss or self.loss, self.draw(step), weights=self.weights())
+        return {"fit": self.method.descend("policy", fit, edit=edit, keep=self.kept)}

@@ -6,7 +6,7 @@ The library is called and does not call: besides `phases`, what a Phase holds, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
 from perdure.core.errors import GuardError, UsageError
-from perdure.core.policy import Actor, Policy, Weights
+from perdure.core.policy import Actor, Policy, Stage, Weights
 from perdure.core.rng import generator, keyed
 from perdure.core.spec import Spec
 from perdure.core.task import Task
@@ -104,6 +104,8 @@ class Method(nn.Module):
     Config: ClassVar[type] = MethodConfig
     schedule: ClassVar[Literal["sequential", "joint"]] = "sequential"
     """`joint`: `phases` is called once, with the last task, and `access.past()` holds the others."""
+    trains_staged: ClassVar[bool] = False
+    """Whether it attends to the stages of a policy that learns in more ways than by `loss` alone (`Policy.staged`)."""
     tuned: ClassVar[str] = ""
     """The option that `perdure tune` chooses outside the benchmark, such as strength; empty where there is none."""
     grid: ClassVar[tuple[float, ...]] = ()
@@ -162,8 +164,8 @@ class Method(nn.Module):
         return 0
 
     def unused_parameters(self) -> int:
-        """Of its parameters, those that no task acts with, such as weights kept free for later tasks."""
-        return 0
+        """Of its parameters, those that no task acts with, such as critics, or weights kept free for later tasks."""
+        return sum(p.numel() for module in self.modules() if isinstance(module, Policy) for p in module.teachers().values())
 
     def copies(self) -> int:
         """How many sets of a policy's weights it holds."""
@@ -196,6 +198,65 @@ class Method(nn.Module):
     def open_task(self, task: Task, access: Any) -> None:
         """Open the task's head and statistics in the policy, with keyed initial values."""
         add_task(self.policy, self.seed, task.index, task.spec, access.current)
+
+    def stages(
+        self,
+        stages: Sequence[Stage],
+        policy: Callable[[], Policy],
+        views: Sequence[Any],
+        begin: Callable[[], None],
+        train: Callable[[Step, Callable[..., Tensor]], Mapping[str, Tensor]],
+        *,
+        end: Callable[[], None] | None = None,
+        follow: Callable[[], Weights | None] = lambda: None,
+    ) -> list[Phase]:
+        """A phase for every stage of a policy's learning, with `config.steps` updates for every task.
+
+        Args:
+            stages: `Policy.stages()`.
+            policy: gives the policy that learns, which may not be there before `begin`.
+            views: the data of every task that is learned.
+            begin: before the first stage.
+            train: one update with the loss of its stage; it draws the batch itself.
+            end: after the last stage.
+            follow: the weights that stand in for the policy's own after an update.
+        """
+
+        def finish() -> None:
+            if end is not None:
+                end()
+            for view in views:
+                policy().close_task(view.task.index)
+
+        def parts_of_all() -> int:
+            return sum(policy().sweep_parts(view) for view in views)
+
+        def phase(place: int, stage: Stage) -> Phase:
+            def start() -> None:
+                if place == 0:
+                    begin()
+                if stage.begin:
+                    getattr(policy(), stage.begin)()
+
+            def update(step: Step) -> Mapping[str, Tensor]:
+                for view in views:
+                    policy().annotate(view)
+                values = train(step, getattr(policy(), stage.loss))
+                policy().follow(follow())
+                return values
+
+            def sweep(step: Step) -> Mapping[str, Tensor]:
+                parts = [(view, part) for view in views for part in range(policy().sweep_parts(view))]
+                policy().sweep(*parts[step.index])
+                return {}
+
+            last = finish if place == len(stages) - 1 else None
+            if stage.sweep:
+                return Phase(stage.name, parts_of_all, sweep, begin=start, end=last, trains=False)
+            updates = max(1, round(stage.share * self.config.steps * len(views)))
+            return Phase(stage.name, updates, update, begin=start, end=last)
+
+        return [phase(place, stage) for place, stage in enumerate(stages)]
 
     def optimizer(self, name: str, parameters: Mapping[str, Parameter], **recipe: Any) -> None:
         """A fresh AdamW under `name`; the recipe and full parameter names are saved, and it is remade on resume."""

@@ -40,6 +40,8 @@ class Stats:
     """Environment units that one unit of the policy's return input stands for."""
     target_return: float
     """Environment units; 95 % quantile of the episode returns."""
+    reward_scale: float = 1.0
+    """Times the rewards, the returns of the data span as many units as the longest episode has steps."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,29 @@ class Actor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of learning one task with a loss of its own; most policies have one."""
+
+    name: str
+    """Of the phase that it becomes."""
+    share: float = 1.0
+    """Of the updates that the method spends on a task."""
+    loss: str = "loss"
+    """Name of the policy's method that takes a batch and weights and gives (B,)."""
+    begin: str = ""
+    """Name of the policy's method to call before the first update; empty: none."""
+    sweep: bool = False
+    """Instead of updates, one pass over the task's data in which nothing is trained (`Policy.sweep`)."""
+
+
 class Policy(nn.Module, ABC):
     """A backbone that learns from windows of `context` steps and acts."""
 
     Config: ClassVar[type]
+    staged: ClassVar[bool] = False
+    """Learns in more ways than by `loss` alone: in several stages, or with parts that follow the trained ones. Only methods that
+    attend to it can train it."""
     context: int
     """Steps of history that the policy looks at."""
     return_conditioned: ClassVar[bool] = False
@@ -181,6 +202,33 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def tasks(self) -> list[int]:
         """Indices of the open tasks."""
+
+    def teachers(self) -> dict[str, Parameter]:
+        """Parameters that learning needs and acting does not, such as critics: trained, and by no method protected. They are
+        neither in `shared` nor in `private`.
+        """
+        return {}
+
+    def stages(self) -> list[Stage]:
+        """How a task is learned, in order; follows from the config alone."""
+        return [Stage("train")]
+
+    def annotate(self, view: Any) -> None:
+        """Put with a task's data what the losses need of it beyond windows; cheap where that is done."""
+
+    def follow(self, weights: Weights | None = None) -> None:
+        """After an update that trained `weights` in place of the parameters they name: move what follows them."""
+
+    def sweep(self, view: Any, part: int) -> None:
+        """One part of a pass over a task's data."""
+        raise NotImplementedError(f"{type(self).__name__} makes no passes over the data")
+
+    def sweep_parts(self, view: Any) -> int:
+        """Into how many parts such a pass is divided."""
+        return 0
+
+    def close_task(self, task: int) -> None:
+        """After the last stage: let go of what only learning the task needed."""
 
     def predict(self, batch: Windows, weights: Weights | None = None) -> ActionDist:
         """`forward`, with `weights` in place of the parameters they name."""

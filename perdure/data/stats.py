@@ -31,4 +31,6 @@ def statistics(data: Data) -> Stats:
         rows = np.concatenate(flat).astype(np.float64)
         mean, std = rows.mean(0), rows.std(0)
         std = np.where(std < SMALLEST_STD, 1.0, std)
-    return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target)
+    span = max(float(returns.max() - returns.min()), 1e-6)
+    reward_scale = float(np.asarray(data.lengths)[chosen].max()) / span
+    return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target, reward_scale)

@@ -13,7 +13,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class ER(Method):
     """Experience replay."""
 
     Config = ERConfig
+    trains_staged = True
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
@@ -60,16 +61,16 @@ class ER(Method):
             self.open_task(task, access)
             self.optimizer("policy", dict(self.policy.named_parameters()))
 
-        def train(step: Step) -> Mapping[str, Tensor]:
+        def train(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             new = access.current.windows(self.policy.context, self.config.batch, step)
             old = self.memory.draw(replayed, step) if self.memory.tasks() and replayed else []
-            return {"fit": self.descend("policy", average(self.policy.loss, mix(new, old)))}
+            return {"fit": self.descend("policy", average(loss, mix(new, old)))}
 
         def remember() -> None:
             access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
                             budget=self.config.memory_bytes)
 
-        return [Phase("train", self.config.steps, train, begin=start, end=remember)]
+        return self.stages(self.policy.stages(), lambda: self.policy, [access.current], start, train, end=remember)
 
     def memory_bytes(self) -> int:
         return self.memory.bytes()

@@ -14,7 +14,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +73,7 @@ class EWC(Method):
     """Elastic weight consolidation."""
 
     Config = EWCConfig
+    trains_staged = True
     tuned = "strength"
     grid = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -85,14 +86,14 @@ class EWC(Method):
 
         def start() -> None:
             self.open_task(task, access)
-            self.optimizer("policy", self.policy.shared() | self.policy.private(task.index))
+            self.optimizer("policy", self.policy.shared() | self.policy.private(task.index) | self.policy.teachers())
 
         def penalty() -> None:
             self.anchor.add_gradient(self.policy.shared(), self.config.strength)
 
-        def train(step: Step) -> Mapping[str, Tensor]:
+        def train(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policy.loss, batch), penalty=penalty)}
+            return {"fit": self.descend("policy", average(loss, batch), penalty=penalty)}
 
         def estimate(step: Step) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.policy.context, size, step)
@@ -105,7 +106,7 @@ class EWC(Method):
                                normalise=self.config.normalise)
 
         return [
-            Phase("train", self.config.steps, train, begin=start),
+            *self.stages(self.policy.stages(), lambda: self.policy, [access.current], start, train),
             Phase("fisher", batches, estimate, begin=lambda: self.anchor.open(self.policy.shared()), end=commit, trains=False),
         ]
 

@@ -10,7 +10,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -24,14 +24,15 @@ class Finetune(Method):
     """One policy, trained on the tasks one after the other."""
 
     Config = MethodConfig
+    trains_staged = True
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         def start() -> None:
             self.open_task(task, access)
-            self.optimizer("policy", self.policy.shared() | self.policy.private(task.index))
+            self.optimizer("policy", self.policy.shared() | self.policy.private(task.index) | self.policy.teachers())
 
-        def train(step: Step) -> Mapping[str, Tensor]:
+        def train(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.policy.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self.policy.loss, batch))}
+            return {"fit": self.descend("policy", average(loss, batch))}
 
-        return [Phase("train", self.config.steps, train, begin=start)]
+        return self.stages(self.policy.stages(), lambda: self.policy, [access.current], start, train)

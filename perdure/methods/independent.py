@@ -10,7 +10,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -27,10 +27,11 @@ class Independent(Method):
     """A policy per task."""
 
     Config = MethodConfig
+    trains_staged = True
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
-        self.context = self.policy.context
+        self.context, self.parts = self.policy.context, self.policy.stages()
         del self.policy  # every task has its own
         self.policies = nn.ModuleDict()
 
@@ -55,11 +56,11 @@ class Independent(Method):
             self.open_task(task, access)
             self.optimizer("policy", dict(self._policy(task.index).named_parameters()))
 
-        def train(step: Step) -> Mapping[str, Tensor]:
+        def train(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.context, self.config.batch, step)
-            return {"fit": self.descend("policy", average(self._policy(task.index).loss, batch))}
+            return {"fit": self.descend("policy", average(loss, batch))}
 
-        return [Phase("train", self.config.steps, train, begin=start)]
+        return self.stages(self.parts, lambda: self._policy(task.index), [access.current], start, train)
 
     def copies(self) -> int:
         return len(self.policies)

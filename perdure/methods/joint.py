@@ -10,7 +10,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,7 @@ class Joint(Method):
 
     Config = MethodConfig
     schedule = "joint"
+    trains_staged = True
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
@@ -39,8 +40,8 @@ class Joint(Method):
                 add_task(self.policy, self.seed, view.task.index, view.task.spec, view)
             self.optimizer("policy", dict(self.policy.named_parameters()))
 
-        def train(step: Step) -> Mapping[str, Tensor]:
+        def train(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             batches = mix(*[view.windows(self.policy.context, share, step) for view in views])
-            return {"fit": self.descend("policy", average(self.policy.loss, batches))}
+            return {"fit": self.descend("policy", average(loss, batches))}
 
-        return [Phase("train", self.config.steps * len(views), train, begin=start)]
+        return self.stages(self.policy.stages(), lambda: self.policy, views, start, train)

@@ -14,7 +14,7 @@ Status     see docs/reproduction.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from perdure.continual.compat import set_released
@@ -22,7 +22,7 @@ from perdure.continual.shares import ShareOptions, Shares, ShareTraining
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
-from perdure.core.policy import Policy, Weights
+from perdure.core.policy import Policy, Stage, Weights
 from perdure.core.task import Task
 
 RELEASED = {"share": "geometric", "keep_ratio": 0.3, "retrain_share": 0.2, "norms": "masked"}
@@ -64,6 +64,7 @@ class PackNet(Method):
     """Prune, freeze, reuse."""
 
     Config = PackNetConfig
+    trains_staged = True
 
     def __init__(self, config: Any, policy: Any, seed: int):
         super().__init__(config, policy, seed)
@@ -89,16 +90,26 @@ class PackNet(Method):
             self.open_task(task, access)
             training.begin()
 
+        shares = {"dense": 1 - retrain_steps / self.config.steps, "retrain": retrain_steps / self.config.steps}
+        dense, again = (self._part(name, share) for name, share in shares.items())
+        policy, views = lambda: self.policy, [access.current]
         return [
-            Phase("dense", self.config.steps - retrain_steps, training.update, begin=start),
-            Phase("retrain", retrain_steps, training.retrain, begin=training.prune),
+            *self.stages(dense, policy, views, start, training.update, follow=training.weights),
+            *self.stages([stage for stage in again if not stage.sweep], policy, views, training.prune, training.retrain,
+                         follow=training.weights),
         ]
+
+    def _part(self, name: str, share: float) -> list[Stage]:
+        """The policy's stages before or after the pruning, with a share of the updates."""
+        stages = self.policy.stages()
+        return [replace(stage, name=name if len(stages) == 1 else f"{name} {stage.name}", share=share * stage.share)
+                for stage in stages]
 
     def model(self, task: int) -> tuple[Policy, Weights | None]:
         return self.policy, self.shares.view(task, self.policy)
 
     def unused_parameters(self) -> int:
-        return self.shares.unused(self.policy)
+        return super().unused_parameters() + self.shares.unused(self.policy)
 
     def architecture(self) -> dict[str, Any]:
         return super().architecture() | {"shares": self.shares.architecture()}

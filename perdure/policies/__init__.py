@@ -3,5 +3,7 @@
 POLICIES: dict[str, str] = {
     "bc": "perdure.policies.bc:BC",
     "dt": "perdure.policies.decision_transformer:DecisionTransformer",
+    "td3bc": "perdure.policies.td3bc:TD3BC",
+    "iql": "perdure.policies.iql:IQL",
 }
 """Name on the command line -> `module:Class`."""
