@@ -247,7 +247,8 @@ def test_methods_and_their_folder_agree():
 
 
 def test_policies_and_their_folder_agree():
-    assert {target.split(":")[0].rpartition(".")[2] for target in POLICIES.values()} == files_of("policies", "base", "actor_critic")
+    parts = ("base", "actor_critic", "planning", "selection")
+    assert {target.split(":")[0].rpartition(".")[2] for target in POLICIES.values()} == files_of("policies", *parts)
     for key in POLICIES:
         policy = find(key, POLICIES, "policy")
         assert issubclass(policy, Policy)

@@ -33,7 +33,8 @@ def fisher_diagonal(policy: Policy, batch: Windows, parameters: Mapping[str, Ten
     `expected`: over the model's own output distribution, which for a unit-variance Gaussian is
     E_x sum_d (d mu_d / d theta)^2, the Gauss-Newton diagonal. `empirical`: over the logged actions.
     """
-    return _estimate(policy, batch, parameters, g, kind)
+    own = policy.fisher(batch, parameters, g)
+    return _estimate(policy, batch, parameters, g, kind) if own is None else own
 
 
 def output_sensitivity(policy: Policy, batch: Windows, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -208,7 +208,8 @@ class Method(nn.Module):
         train: Callable[[Step, Callable[..., Tensor]], Mapping[str, Tensor]],
         *,
         end: Callable[[], None] | None = None,
-        follow: Callable[[], Weights | None] = lambda: None,
+        weights: Callable[[], Weights | None] = lambda: None,
+        closes: bool = True,
     ) -> list[Phase]:
         """A phase for every stage of a policy's learning, with `config.steps` updates for every task.
 
@@ -219,13 +220,14 @@ class Method(nn.Module):
             begin: before the first stage.
             train: one update with the loss of its stage; it draws the batch itself.
             end: after the last stage.
-            follow: the weights that stand in for the policy's own after an update.
+            weights: those that stand in for the policy's own while the task is learned.
+            closes: whether the task is learned after the last stage.
         """
 
         def finish() -> None:
             if end is not None:
                 end()
-            for view in views:
+            for view in views if closes else ():
                 policy().close_task(view.task.index)
 
         def parts_of_all() -> int:
@@ -242,12 +244,14 @@ class Method(nn.Module):
                 for view in views:
                     policy().annotate(view)
                 values = train(step, getattr(policy(), stage.loss))
-                policy().follow(follow())
+                policy().follow(weights())
                 return values
 
             def sweep(step: Step) -> Mapping[str, Tensor]:
                 parts = [(view, part) for view in views for part in range(policy().sweep_parts(view))]
-                policy().sweep(*parts[step.index])
+                view, part = parts[step.index]
+                policy().annotate(view)
+                policy().sweep(view, part, weights())
                 return {}
 
             last = finish if place == len(stages) - 1 else None

@@ -167,6 +167,8 @@ class Policy(nn.Module, ABC):
     """Steps of history that the policy looks at."""
     return_conditioned: ClassVar[bool] = False
     """The actor is asked for a task's own return, which is a use of the task id."""
+    draws: ClassVar[bool] = False
+    """Acts by drawing many candidates, so that the held-out action error is not measured: it would cost as much as acting."""
     once_per_sample: ClassVar[bool] = False
     """Every layer reads each sample once and is linear or a layer norm: importances then have an exact short form."""
 
@@ -219,13 +221,19 @@ class Policy(nn.Module, ABC):
     def follow(self, weights: Weights | None = None) -> None:
         """After an update that trained `weights` in place of the parameters they name: move what follows them."""
 
-    def sweep(self, view: Any, part: int) -> None:
+    def sweep(self, view: Any, part: int, weights: Weights | None = None) -> None:
         """One part of a pass over a task's data."""
         raise NotImplementedError(f"{type(self).__name__} makes no passes over the data")
 
     def sweep_parts(self, view: Any) -> int:
         """Into how many parts such a pass is divided."""
         return 0
+
+    def fisher(self, batch: Windows, parameters: Mapping[str, Tensor], g: Generator) -> dict[str, Tensor] | None:
+        """Mean over a batch of one task of the squared gradients of each sample, by parameter name; None: of the action
+        distribution, as for any policy that has one.
+        """
+        return None
 
     def close_task(self, task: int) -> None:
         """After the last stage: let go of what only learning the task needed."""

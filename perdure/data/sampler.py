@@ -85,6 +85,8 @@ class Sampler:
         """(S,) flat index one past the last step of each step's episode."""
         self.episode = put(episode, torch.int64)
         """(S,) also the shift from step to observation: an episode has one observation more than steps."""
+        self.derived: dict[str, Tensor] = {}
+        """(S,) values of every step that a policy works out of the data; windows carry those of their first step in `extra`."""
         splits: tuple[Split, ...] = ("train", "holdout", "all")
         self.starts = {split: self._starts(data, split, starts, lengths) for split in splits}
 
@@ -158,6 +160,7 @@ class Sampler:
             weight=torch.ones(n, device=self.device),
             tasks=(self.task,),
             spaces=self.spaces,
+            extra={name: values.index_select(0, start) for name, values in self.derived.items()},
         )
 
     def transitions(self, n: int, g: Generator, split: Split = "train", by: Draw = "steps") -> Transitions:

@@ -106,10 +106,10 @@ class StreamEvaluator:
         return self._episodes(method, task, "probe", len(self.stream.tasks[task].goals.probe), ("probe", task))
 
     def action_error(self, method: Method, task: int) -> tuple[float, int] | None:
-        """(mean error of the logged actions of the holdout split, number of transitions); None without such a split, or where the
-        task is inferred by acting.
+        """(mean error of the logged actions of the holdout split, number of transitions); None without such a split, where the
+        task is inferred by acting, and of policies that act by drawing.
         """
-        if method.infers_task(method.config):
+        if method.infers_task(method.config) or method.model(task)[0].draws:
             return None
         errors = self._held_out(method, task, most=None)
         return (float(np.concatenate(errors).mean()), sum(map(len, errors))) if errors else None

@@ -94,9 +94,9 @@ class PackNet(Method):
         dense, again = (self._part(name, share) for name, share in shares.items())
         policy, views = lambda: self.policy, [access.current]
         return [
-            *self.stages(dense, policy, views, start, training.update, follow=training.weights),
+            *self.stages(dense, policy, views, start, training.update, weights=training.weights, closes=False),
             *self.stages([stage for stage in again if not stage.sweep], policy, views, training.prune, training.retrain,
-                         follow=training.weights),
+                         weights=training.weights),
         ]
 
     def _part(self, name: str, share: float) -> list[Stage]:

@@ -5,5 +5,6 @@ POLICIES: dict[str, str] = {
     "dt": "perdure.policies.decision_transformer:DecisionTransformer",
     "td3bc": "perdure.policies.td3bc:TD3BC",
     "iql": "perdure.policies.iql:IQL",
+    "sfbc": "perdure.policies.sfbc:SfBC",
 }
 """Name on the command line -> `module:Class`."""

@@ -55,27 +55,13 @@ class Inputs:
     """(B, L, D) what the encoder makes of `obs`, where that is known already."""
 
 
-class TrunkPolicy(Policy):
-    """A shared trunk with an encoder per observation space and heads, normalisers and return targets per task.
+class TaskPolicy(Policy):
+    """Spaces, normalisers and return targets of open tasks."""
 
-    A forward pass has three parts that methods may also call alone: `inputs` puts a batch on the scale of its tasks,
-    `hidden` runs the trunk, and `distribution` reads its features through the heads.
-    """
-
-    composed: Callable[[TrunkPolicy, Windows], ActionDist] | None
-    """What `forward` answers with in place of its own trunk and heads (see `composing`); None: nothing does."""
-    side: nn.Module | None
-    """A module that maps `Inputs` to what is added inside the trunk (see `hidden`); None: nothing is."""
-
-    def __init__(self, config: Any, width: int):
+    def __init__(self, config: Any):
         super().__init__()
-        self.side = self.composed = None
         self.config = config
-        self.width = width
-        self.encoders = nn.ModuleDict()
-        self.bank = HeadBank(width)
         self.normalizer = Normalizer()
-        self.log_stds = nn.ParameterDict()
         self.specs: dict[int, Spec] = {}
         self.opened: list[dict[str, Any]] = []
 
@@ -102,13 +88,6 @@ class TrunkPolicy(Policy):
             raise UsageError(f"task {task} is open already; a policy opens each task once")
         self.specs[task] = spec
         self.opened.append({"task": task, "spec": spec.to_json()})
-        if spec.obs_key not in self.encoders:
-            self.encoders[spec.obs_key] = encoder(spec.obs, self.width)
-        name = f"task-{task}" if self.config.heads == "task" else f"all-{spec.action_key}"
-        size = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
-        self.bank.add(task, name, size)
-        if self.config.std == "learned" and not spec.discrete and name not in self.log_stds:
-            self.log_stds[name] = Parameter(torch.full((size,), -0.5))
         if self._statistics_of(task) == task:
             self.normalizer.add(task, torch.zeros(spec.obs.size), torch.ones(spec.obs.size))
         self.register_buffer(f"returns_{task}", torch.tensor([1.0, 0.0]))
@@ -123,6 +102,53 @@ class TrunkPolicy(Policy):
         if self.config.normaliser == "task":
             return self.normalizer(obs, task, tasks)
         return self.normalizer(obs, task, (self._statistics_of(tasks[0]),))
+
+    def tasks(self) -> list[int]:
+        return list(self.specs)
+
+    def architecture(self) -> dict[str, Any]:
+        return {"opened": [dict(entry) for entry in self.opened]}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        for entry in architecture["opened"]:
+            self._open(int(entry["task"]), Spec.from_json(entry["spec"]))
+
+    def return_scale(self, task: int) -> float:
+        return float(self.get_buffer(f"returns_{task}")[0])
+
+    def target_return(self, task: int) -> float:
+        return float(self.get_buffer(f"returns_{task}")[1])
+
+
+class TrunkPolicy(TaskPolicy):
+    """A shared trunk with an encoder per observation space and heads, normalisers and return targets per task.
+
+    A forward pass has three parts that methods may also call alone: `inputs` puts a batch on the scale of its tasks,
+    `hidden` runs the trunk, and `distribution` reads its features through the heads.
+    """
+
+    composed: Callable[[TrunkPolicy, Windows], ActionDist] | None
+    """What `forward` answers with in place of its own trunk and heads (see `composing`); None: nothing does."""
+    side: nn.Module | None
+    """A module that maps `Inputs` to what is added inside the trunk (see `hidden`); None: nothing is."""
+
+    def __init__(self, config: Any, width: int):
+        super().__init__(config)
+        self.side = self.composed = None
+        self.width = width
+        self.encoders = nn.ModuleDict()
+        self.bank = HeadBank(width)
+        self.log_stds = nn.ParameterDict()
+
+    def _open(self, task: int, spec: Spec) -> None:
+        super()._open(task, spec)
+        if spec.obs_key not in self.encoders:
+            self.encoders[spec.obs_key] = encoder(spec.obs, self.width)
+        name = f"task-{task}" if self.config.heads == "task" else f"all-{spec.action_key}"
+        size = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
+        self.bank.add(task, name, size)
+        if self.config.std == "learned" and not spec.discrete and name not in self.log_stds:
+            self.log_stds[name] = Parameter(torch.full((size,), -0.5))
 
     @abstractmethod
     def inputs(self, batch: Windows) -> Inputs:
@@ -180,19 +206,3 @@ class TrunkPolicy(Policy):
         # looked up, not searched for among all parameters: methods ask for every task in each update
         head = {f"bank.heads.{name}.{part}": p for part, p in self.bank.heads[name].named_parameters()}
         return head | ({f"log_stds.{name}": self.log_stds[name]} if name in self.log_stds else {})
-
-    def tasks(self) -> list[int]:
-        return list(self.specs)
-
-    def architecture(self) -> dict[str, Any]:
-        return {"opened": [dict(entry) for entry in self.opened]}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        for entry in architecture["opened"]:
-            self._open(int(entry["task"]), Spec.from_json(entry["spec"]))
-
-    def return_scale(self, task: int) -> float:
-        return float(self.get_buffer(f"returns_{task}")[0])
-
-    def target_return(self, task: int) -> float:
-        return float(self.get_buffer(f"returns_{task}")[1])
