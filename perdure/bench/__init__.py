@@ -31,6 +31,7 @@ MEASURES: dict[str, str] = {
     "growth": "perdure.bench.steps:growth",
     "routing": "perdure.bench.routing:routing",
     "composing": "perdure.bench.composing:composing",
+    "generating": "perdure.bench.generating:generating",
     "training": "perdure.bench.training:training",
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",

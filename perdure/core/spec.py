@@ -103,6 +103,11 @@ class Spec:
     def action_key(self) -> str:
         return self.action.key if self.discrete else f"box-{self.action.key.removeprefix('float32-')}"
 
+    @property
+    def key(self) -> str:
+        """Both, as the name of a pair of spaces."""
+        return f"{self.obs_key} {self.action_key}"
+
     def difference(self, other: Spec) -> str | None:
         """One phrase naming the first field in which the spaces differ; None if they are the same.
 

@@ -58,7 +58,7 @@ class Sampler:
         self.device = torch.device(device)
         self.spec = data.spec
         self.stack = data.spec.obs.stack
-        self.spaces = f"{data.spec.obs_key} {data.spec.action_key}" + (f" stack {self.stack}" if self.stack > 1 else "")
+        self.spaces = data.spec.key + (f" stack {self.stack}" if self.stack > 1 else "")
         lengths = np.asarray(data.lengths, dtype=np.int64)
         ends = np.cumsum(lengths)
         starts = ends - lengths

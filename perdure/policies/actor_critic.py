@@ -72,7 +72,7 @@ class ActorCritic(BC):
         super()._open(task, spec)
         for name, net in self.critics.items():
             inputs = spec.obs.size + (spec.action.size if name.startswith("q") else 0)
-            net.add_task(task, _spaces(spec), inputs)
+            net.add_task(task, spec.key, inputs)
         self.register_buffer(f"reward_scale_{task}", torch.ones(()))
 
     def set_statistics(self, task: int, stats: Stats) -> None:
@@ -116,7 +116,7 @@ class ActorCritic(BC):
         x = x if action is None else torch.cat([x, action], 1)
         prefix = f"critics.{critic}."
         own = {name.removeprefix(prefix): value for name, value in (weights or {}).items() if name.startswith(prefix)}
-        arguments = (x, _spaces(spec), task, batch.tasks)
+        arguments = (x, spec.key, task, batch.tasks)
         return functional_call(self.critics[critic], own, arguments) if own else self.critics[critic](*arguments)
 
     def lowest(self, batch: Windows, action: Tensor, **options: Any) -> Tensor:
@@ -139,7 +139,3 @@ class ActorCritic(BC):
         super().rebuild(architecture)
         self.targets.rebuild(architecture["targets"])
         self.updates = int(architecture["updates"])
-
-
-def _spaces(spec: Spec) -> str:
-    return f"{spec.obs_key} {spec.action_key}"

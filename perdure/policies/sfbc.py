@@ -121,7 +121,7 @@ class SfBC(TaskPolicy):
             raise UsageError(f"policy is 'sfbc', which reads vectors and acts in continuous spaces, but task {task + 1} has"
                              f" {spec.obs_key} and {spec.action_key}; choose bc or dt")
         super()._open(task, spec)
-        width, spaces = self.config.width, _spaces(spec)
+        width, spaces = self.config.width, spec.key
         if spaces not in self.denoisers:
             self.denoisers[spaces] = Denoiser(spec.action.size, spec.obs.size + TOLD, (width, width // 2, width // 4),
                                               self.config.frequency_scale)
@@ -176,7 +176,7 @@ class SfBC(TaskPolicy):
 
     def _condition(self, batch: Windows) -> tuple[Tensor, str]:
         """(B, O) normalised observations, and the name of the batch's spaces."""
-        return self._normalised(batch.obs, batch.task, batch.tasks).squeeze(1), _spaces(self.specs[batch.tasks[0]])
+        return self._normalised(batch.obs, batch.task, batch.tasks).squeeze(1), self.specs[batch.tasks[0]].key
 
     def annotate(self, view: Any) -> None:
         if "value" in view.sampler.derived:
@@ -236,7 +236,7 @@ class SfBC(TaskPolicy):
 
     def outputs(self, task: int, condition: Tensor, action: Tensor, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Denoising error and value of one sample, added."""
-        spaces, index = _spaces(self.specs[task]), torch.full((1,), task, device=condition.device)
+        spaces, index = self.specs[task].key, torch.full((1,), task, device=condition.device)
         told = torch.cat([condition, self.told[f"task-{task}"]]).unsqueeze(0)
         predicted = self.denoisers[spaces](noisy.unsqueeze(0), t.unsqueeze(0), told)
         value = self.critic(torch.cat([condition, action]).unsqueeze(0), spaces, index, (task,))
@@ -248,7 +248,7 @@ class SfBC(TaskPolicy):
     def candidates(self, obs: Tensor, task: int, count: int, g: Generator | None) -> tuple[Tensor, Tensor]:
         """Actions (n, count, A) that the data might show at observations (n, O), and the critic's values (n, count) of them."""
         spec = self.specs[task]
-        spaces, n = _spaces(spec), len(obs)
+        spaces, n = spec.key, len(obs)
         index = torch.full((n,), task, dtype=torch.int64, device=obs.device)
         normal = self._normalised(obs.unsqueeze(1), index, (task,)).squeeze(1)
         condition = torch.cat([normal, self.told[f"task-{task}"].expand(n, -1)], 1).repeat_interleave(count, 0)
@@ -301,7 +301,3 @@ class SfBCActor:
     @torch.no_grad()
     def act(self, obs: Tensor, carry: Carry, g: Generator, reward: Tensor | None = None) -> tuple[Tensor, Carry]:
         return unscale_action(self.choose(obs, g), self.policy.specs[self.task]), carry
-
-
-def _spaces(spec: Spec) -> str:
-    return f"{spec.obs_key} {spec.action_key}"

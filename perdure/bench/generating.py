@@ -1,0 +1,148 @@
+"""Diffusion: pairs of states and actions, and actions chosen among candidates, against the released way of computing them.
+
+The plain variant evaluates the denoiser 100 times on equal times (DPM-Solver-3), computes time and condition anew in every
+evaluation, and acts in one environment after the other, as the code released with CuGRO does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.bench.measure import Bench, Equality, Figure, Rounds, Target
+from perdure.bench.workload import SPEC, Learner, open_policy, stream
+from perdure.core.errors import GuardError
+from perdure.core.rng import generator
+from perdure.data.access import Views
+from perdure.nets.denoiser import Denoiser
+from perdure.nets.diffusion import Linear, Predict, Sampler
+from perdure.policies.sfbc import SfBC
+
+TARGET = Target(8.0)
+
+PAIRS = 1000
+ENVIRONMENTS, CANDIDATES = 10, 32
+
+WIDTHS = {"cpu": (128, 64, 32), "paper": (512, 256, 128)}
+TASKS = 5
+"""Of the state generator's condition."""
+
+RELEASED = Sampler("dpm-3", 100, "time")
+OURS = Sampler("dpm++", 15)
+
+FIDELITY = 1.5
+"""Largest ratio of the distances to the true samples at which two samplers count as equal."""
+
+
+def equal_fidelity() -> Equality:
+    """Both samplers on a mixture of eight modes whose score is known: sliced Wasserstein distance to true samples.
+
+    Raises:
+        GuardError: ours is further away.
+    """
+    g, schedule = generator(0, "bench", "mixture"), Linear()
+    modes = torch.rand(8, 6, dtype=torch.float64, generator=g) * 1.6 - 0.8
+    directions = torch.nn.functional.normalize(torch.randn(100, 6, generator=g, dtype=torch.float64), dim=1)
+    true = modes[torch.randint(8, (2000,), generator=g)] + 0.08 * torch.randn(2000, 6, generator=g, dtype=torch.float64)
+    noise = torch.randn(2000, 6, generator=g, dtype=torch.float64)
+
+    def exact(x: Tensor, t: float) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        apart, variance = x.unsqueeze(1) - alpha * modes, alpha**2 * 0.08**2 + sigma**2
+        share = (-apart.square().sum(-1) / (2 * variance)).softmax(1)
+        return sigma * (share.unsqueeze(-1) * apart).sum(1) / variance
+
+    def distance(sampler: Sampler) -> float:
+        drawn = sampler.draw(exact, noise, schedule)
+        return float(((drawn @ directions.T).sort(0).values - (true @ directions.T).sort(0).values).abs().mean())
+
+    ratio = distance(OURS) / distance(RELEASED)
+    if ratio > FIDELITY:
+        raise GuardError(f"{OURS.evaluations} evaluations are {ratio:.2f} times as far from the true samples as"
+                         f" {RELEASED.evaluations} of the released sampler, so nothing was timed")
+    return Equality(f"distance to true samples, over that of {RELEASED.evaluations} evaluations", ratio, FIDELITY)
+
+
+def plain(denoiser: Denoiser, condition: Tensor) -> Predict:
+    """Everything in every evaluation."""
+    return lambda x, t: denoiser(x, x.new_full((len(x),), t), condition)
+
+
+def drawn(denoiser: Denoiser, condition: Tensor, size: int, sampler: Sampler, schedule: Linear) -> Tensor:
+    """(n, size) samples, as the sampler's owner computes them."""
+    noise = torch.randn(len(condition), size)
+    predict = plain(denoiser, condition) if sampler is RELEASED else denoiser.prepared(condition, sampler.times(schedule),
+                                                                                       len(condition))
+    return sampler.draw(predict, noise, schedule, limit=1.0)
+
+
+def pairs(widths: tuple[int, ...], sampler: Sampler) -> Callable[[], object]:
+    """States of every task, and actions at them."""
+    schedule, size = Linear(), SPEC.obs.size
+    states, actions = Denoiser(size, TASKS, widths), Denoiser(SPEC.action.size, size, widths)
+    told = torch.eye(TASKS).repeat_interleave(PAIRS // TASKS, 0)
+
+    def generate() -> Tensor:
+        with torch.no_grad():
+            return drawn(actions, drawn(states, told, size, sampler, schedule), SPEC.action.size, sampler, schedule)
+
+    return generate
+
+
+def one_by_one(policy: SfBC) -> Callable[[], object]:
+    """An action in every environment, one after the other, drawn with NumPy."""
+    spaces, rng = SPEC.key, np.random.default_rng(0)
+    denoiser = cast(Denoiser, policy.denoisers[spaces])
+    observations = torch.randn(ENVIRONMENTS, SPEC.obs.size)
+
+    def act() -> list[Tensor]:
+        chosen = []
+        for obs in observations:
+            told = torch.cat([obs, policy.told["task-0"]]).expand(CANDIDATES, -1)
+            actions = drawn(denoiser, told, SPEC.action.size, RELEASED, policy.schedule)
+            index = torch.zeros(CANDIDATES, dtype=torch.int64)
+            values = policy.critic(torch.cat([obs.expand(CANDIDATES, -1), actions], 1), spaces, index, (0,))
+            logits = policy.config.sharpness * values.double()
+            weights = (logits - logits.max()).exp().numpy() + 1e-12
+            picked = rng.choice(CANDIDATES, policy.config.average, replace=False, p=weights / weights.sum())
+            chosen.append(actions[torch.from_numpy(picked)].mean(0))
+        return chosen
+
+    return torch.no_grad()(act)
+
+
+def together(policy: SfBC) -> Callable[[], object]:
+    """An action in every environment at once."""
+    actor, g = policy.actor(0), torch.Generator()
+    observations = torch.randn(ENVIRONMENTS, SPEC.obs.size)
+    return lambda: actor.act(observations, {}, g)
+
+
+def generating(bench: Bench) -> list[Figure]:
+    """Samples and actions of diffusion models, and updates of the value-based policies."""
+    equality, views, figures = equal_fidelity(), Views(stream(bench.scale), "cpu"), []
+    for profile, widths in WIDTHS.items():
+        timed = bench.alternate({"ours": pairs(widths, OURS), "released": pairs(widths, RELEASED)})
+        figures.append(_figure(f"generating {PAIRS} pairs, {profile} size", timed, bench, equality))
+        policy = open_policy("sfbc", profile, bench.scale, views, "cpu")
+        assert isinstance(policy, SfBC)
+        policy.eval()
+        timed = bench.alternate({"ours": together(policy), "released": one_by_one(policy)})
+        name = f"choosing among {CANDIDATES} candidates in {ENVIRONMENTS} environments, sfbc {profile}"
+        figures.append(_figure(name, timed, bench, equality))
+    for policy_name in ("td3bc", "iql"):
+        learner = Learner("finetune", policy_name, "cpu", bench.scale, views)
+        timed = bench.alternate({"step": learner.step})
+        figures.append(Figure(f"updates of {policy_name} cpu", "per s", timed.map("step", lambda seconds: 1 / seconds)))
+    return figures
+
+
+def _figure(name: str, timed: Rounds, bench: Bench, equality: Equality) -> Figure:
+    return Figure(name, "x", timed.ratio("released", "ours"), TARGET, equality, {
+        "ours_ms": timed.milliseconds("ours", bench.clock).median,
+        "reference_ms": timed.milliseconds("released", bench.clock).median,
+    })  # fmt: skip
