@@ -24,7 +24,7 @@ class Joined(Sampler):
 
     def __init__(self, parts: Sequence[Sampler]):
         self.task, self.device, self.spec, self.spaces = parts[0].task, parts[0].device, parts[0].spec, parts[0].spaces
-        self.stack = parts[0].stack
+        self.stack, self.derived = parts[0].stack, {}
         self.tasks = tuple(part.task for part in parts)
         steps = [0, *accumulate(len(part.reward) for part in parts)]
         episodes = [0, *accumulate(len(part.obs) - len(part.reward) for part in parts)]  # one observation more in each
