@@ -88,7 +88,7 @@ def subnetwork_phases(
     policy, pool, config, t = method.policy, method.pool, method.config, access.index
     # these follow from the masks and are made when a process first needs them
     weights: dict[str, Parameter] = {}
-    frozen: Masks = {}
+    movable: dict[str, Tensor] = {}
     barred: Masks = {}
     keep: dict[str, Tensor] = {}
     mask: Masks = {}
@@ -97,10 +97,11 @@ def subnetwork_phases(
     def train(step: Step) -> Mapping[str, Tensor]:
         if not weights:
             weights.update(pool.weights(policy, t))
-            frozen.update(pool.occupied(pool.copy_of[t]))
+            frozen = pool.occupied(pool.copy_of[t])
+            movable.update({name: (~entries).to(weights[name].dtype) for name, entries in frozen.items() if name in weights})
             barred.update(taken())
             keep.update(pool.keep(t, frozen))
-        view = pool.masks.view(weights, pool.masks.choose(barred), frozen)
+        view = pool.masks.view(weights, pool.masks.choose(barred), movable)
         batch = access.current.windows(policy.context, config.batch, step)
         loss = average(policy.loss, batch, weights={**view, **pool.unmasked(policy, t), **pool.small.of(t)})
         return {"fit": method.descend("policy", loss, keep=keep)}

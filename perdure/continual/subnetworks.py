@@ -73,9 +73,13 @@ class ScoreMasks(nn.Module):
         return {name: largest(score.detach().abs(), occupied.get(name), self.counts[name])
                 for name, score in self.current().items()}
 
-    def view(self, parameters: Mapping[str, Tensor], masks: Masks, frozen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """weight * mask, with gradients for the scores and for the weights that are not frozen."""
-        return {name: _Chosen.apply(parameters[name], score, masks[name], frozen.get(name))
+    def view(self, parameters: Mapping[str, Tensor], masks: Masks, movable: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """weight * mask, with gradients for the scores and for the weights that may move.
+
+        Args:
+            movable: of the parameters' type, 1 where a weight may move and 0 where it is frozen; all may where none is given.
+        """
+        return {name: _Chosen.apply(parameters[name], score, masks[name], movable.get(name))
                 for name, score in self.current().items()}
 
     def close(self, task: int, masks: Masks) -> None:
@@ -125,18 +129,21 @@ class ScoreMasks(nn.Module):
 
 
 class _Chosen(torch.autograd.Function):
-    """weight * mask; d mask / d |score| counts as 1, and frozen weights get no gradient."""
+    """weight * mask; d mask / d |score| counts as 1, and weights that may not move get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, score: Tensor, mask: Tensor, frozen: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight, score, mask, frozen)
-        return weight * mask
+    def forward(ctx: Any, weight: Tensor, score: Tensor, mask: Tensor, movable: Tensor | None) -> Tensor:
+        chosen = mask.to(weight.dtype)  # on a CPU, products of one type take a fraction of the time of products with bool
+        ctx.save_for_backward(weight, score, chosen, movable)
+        return weight * chosen
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        weight, score, mask, frozen = ctx.saved_tensors
-        own = gradient * (mask if frozen is None else mask & ~frozen)
-        return own, gradient * weight * score.sign(), None, None
+        weight, score, chosen, movable = ctx.saved_tensors
+        own = gradient * chosen
+        if movable is not None:
+            own.mul_(movable)
+        return own, score.sign().mul_(weight).mul_(gradient), None, None
 
 
 def largest(sizes: Tensor, occupied: Tensor | None, count: int) -> Tensor:

@@ -19,7 +19,7 @@ def test_straight_through_gradients():
     frozen = torch.zeros(3, 3, dtype=torch.bool)
     frozen[0] = True
     chosen = masks.choose({})
-    x, seen = torch.randn(5, 3), masks.view({"a.weight": weight}, chosen, {"a.weight": frozen})["a.weight"]
+    x, seen = torch.randn(5, 3), masks.view({"a.weight": weight}, chosen, {"a.weight": (~frozen).float()})["a.weight"]
     assert torch.equal(seen, weight * chosen["a.weight"])
     (x @ seen.T).sin().sum().backward()
     product = (weight * chosen["a.weight"]).detach().requires_grad_()

@@ -16,7 +16,9 @@ STAGED = ("finetune", "joint", "independent", "er", "ewc", "packnet")
 PAIRS = [*((method, policy) for method in [*METHODS, OWN] for policy in ("bc", "dt")),
          *((method, policy) for method in STAGED for policy in ("td3bc", "iql", "sfbc"))]
 RUNS = [
-    *((method, policy, "toy") for method, policy in PAIRS),
+    *((method, policy, "toy") for method, policy in PAIRS if policy in ("bc", "dt")),
+    ("er", "td3bc", "toy"), ("packnet", "td3bc", "toy"), ("independent", "iql", "toy"), ("ewc", "iql", "toy"),
+    ("finetune", "sfbc", "toy"), ("packnet", "sfbc", "toy"), ("er", "sfbc", "toy"), ("joint", "sfbc", "toy"),
     ("ewc", "bc", "toy-spaces"), ("er", "dt", "toy-spaces"), ("vcl", "bc", "toy-spaces"), ("rwalk", "bc", "toy-spaces"),
     ("lora", "dt", "toy-spaces"), ("pnn", "bc", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
 ]  # fmt: skip
