@@ -20,7 +20,7 @@ class Options:
     first. All measures take about twenty minutes; close other programs."""
 
     measures: Annotated[tuple[str, ...], arg(metavar="[MEASURE ...]", help_behavior_hint="")]
-    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, routing, composing, training,
+    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, routing, composing, generating, training,
     saving, stream, sweep, memory."""
     rounds: int = LEAST_ROUNDS
     """Alternating rounds of each measure."""
