@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from perdure.benchmarks.installed import versions_of
-from perdure.benchmarks.numbered import number_of
+from perdure.benchmarks.numbered import episode_of
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Discrete, Spec
 from perdure.data.convert.minari_atari import SIZE, grey
@@ -117,11 +117,8 @@ class AtariEnv(gymnasium.Env):
         Raises:
             UsageError: the goal is something else.
         """
-        goal = (options or {}).get("goal")
         super().reset(seed=seed)
-        if goal is not None:
-            seed = number_of(goal, "an Atari")
-        self.episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        self.episode = episode_of(self, seed, options, "an Atari")
         self.steps = 0
         frame, _ = self._env.reset(seed=self.episode)
         self._frames.extend([frame] * self.factory.frames)

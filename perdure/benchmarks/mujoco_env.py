@@ -16,7 +16,7 @@ import numpy as np
 
 from perdure.benchmarks.installed import versions_of
 from perdure.benchmarks.mujoco_tasks import BODIES, MujocoTask, find_task, walker_factors
-from perdure.benchmarks.numbered import number_of
+from perdure.benchmarks.numbered import episode_of
 from perdure.benchmarks.picture import Picture
 from perdure.core.errors import UsageError, nearest
 from perdure.core.spec import Box, Spec
@@ -97,11 +97,8 @@ class MujocoEnv(gymnasium.Env):
         Raises:
             UsageError: the goal is something else.
         """
-        goal = (options or {}).get("goal")
         super().reset(seed=seed)
-        if goal is not None:
-            seed = number_of(goal, "a MuJoCo")
-        self.episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        self.episode = episode_of(self, seed, options, "a MuJoCo")
         self.steps = 0
         obs, _ = self._env.reset(seed=self.episode)
         return self._observed(obs), {}

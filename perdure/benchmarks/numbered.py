@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import gymnasium
+
 from perdure.benchmarks import frozen
 from perdure.core.errors import UsageError
 from perdure.core.task import Goals
@@ -41,3 +43,15 @@ def number_of(goal: Any, family: str) -> int:
         if value.is_integer() and 0 <= value < 2**31:
             return int(value)
     raise UsageError(f"goal of {family} episode is {str(goal)[:80]}; it is one whole number from 0 to {2**31 - 1}, such as [3]")
+
+
+def episode_of(env: gymnasium.Env, seed: int | None, options: dict[str, Any] | None, family: str) -> int:
+    """The number of the episode that a reset of `env` begins: that in `options["goal"]`, else `seed`, else one drawn by `env`.
+
+    Raises:
+        UsageError: the goal is something else than one whole number.
+    """
+    goal = (options or {}).get("goal")
+    if goal is not None:
+        return number_of(goal, family)
+    return int(env.np_random.integers(2**31)) if seed is None else int(seed)
