@@ -20,6 +20,8 @@ from perdure.core.rng import generator
 from perdure.data.access import Views
 from perdure.nets.denoiser import Denoiser
 from perdure.nets.diffusion import Linear, Predict, Sampler
+from perdure.nets.distances import random_directions, sliced_wasserstein
+from perdure.nets.mixture import Mixture
 from perdure.policies.sfbc import SfBC
 
 TARGET = Target(8.0)
@@ -45,20 +47,11 @@ def equal_fidelity() -> Equality:
         GuardError: ours is further away.
     """
     g, schedule = generator(0, "bench", "mixture"), Linear()
-    modes = torch.rand(8, 6, dtype=torch.float64, generator=g) * 1.6 - 0.8
-    directions = torch.nn.functional.normalize(torch.randn(100, 6, generator=g, dtype=torch.float64), dim=1)
-    true = modes[torch.randint(8, (2000,), generator=g)] + 0.08 * torch.randn(2000, 6, generator=g, dtype=torch.float64)
-    noise = torch.randn(2000, 6, generator=g, dtype=torch.float64)
-
-    def exact(x: Tensor, t: float) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        apart, variance = x.unsqueeze(1) - alpha * modes, alpha**2 * 0.08**2 + sigma**2
-        share = (-apart.square().sum(-1) / (2 * variance)).softmax(1)
-        return sigma * (share.unsqueeze(-1) * apart).sum(1) / variance
+    mixture, directions = Mixture.random(8, 6, 0.08, g), random_directions(100, 6, g)
+    true, noise = mixture.samples(2000, g), torch.randn(2000, 6, generator=g, dtype=torch.float64)
 
     def distance(sampler: Sampler) -> float:
-        drawn = sampler.draw(exact, noise, schedule)
-        return float(((drawn @ directions.T).sort(0).values - (true @ directions.T).sort(0).values).abs().mean())
+        return sliced_wasserstein(sampler.draw(mixture.noise(schedule), noise, schedule), true, directions)
 
     ratio = distance(OURS) / distance(RELEASED)
     if ratio > FIDELITY:

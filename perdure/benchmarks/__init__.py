@@ -12,6 +12,7 @@ STREAMS: dict[str, str] = {
     "cw10-v3": "perdure.benchmarks.continual_world",
     "cw20-v3": "perdure.benchmarks.continual_world",
     "cwpairs-v3": "perdure.benchmarks.continual_world",
+    "metaworld5-v3": "perdure.benchmarks.continual_world",
     "ocw10-v3": "perdure.benchmarks.offline_continual_world",
     "ocw20-v3": "perdure.benchmarks.offline_continual_world",
     "ocw10-mt50": "perdure.benchmarks.mt50",

@@ -4,10 +4,8 @@ The games and the order of TSN-Affinity (arXiv 2604.25898), here recorded with s
 docs/benchmarks/atari.md says what can be compared. Imports no torch and no emulator.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ from perdure.benchmarks.recorded import recorded
 from perdure.core.errors import UsageError
 from perdure.core.task import ScoreScale, Stream, Task, TaskOutline
 from perdure.data.convert import minari_atari
+from perdure.data.convert.minari import downloaded
 from perdure.data.names import dataset_folder
 from perdure.data.store import Dataset
 
@@ -113,12 +112,11 @@ def converted(name: str, options: Options, say: Callable[[str], None]) -> list[D
     """The dataset of every game, from Minari's."""
     folders = {game: dataset_folder(dataset_name(game, options)) for game in ORDERS[name]}
     absent = [game for game, folder in folders.items() if not (folder / "card.json").exists()]
-    root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser() / "atari"
-    for game in absent:  # all of them are there before the first is converted
-        minari_atari.data_folder(root, game)
-    for game in absent:
-        minari_atari.convert(root, folders[game], game=game, names=MINIMAL[game], episodes=options.episodes,
-                             horizon=options.horizon, origin=f"Minari's atari/{game}/expert-v0", say=say)
+    known = {game: f"atari/{game}/expert-v0" for game in absent}
+    downloads = {game: downloaded(known[game]) for game in absent}  # all of them are there before the first is converted
+    for game, folder in downloads.items():
+        minari_atari.convert(folder, folders[game], game=game, names=MINIMAL[game], episodes=options.episodes,
+                             horizon=options.horizon, origin=f"Minari's {known[game]}", say=say)
     return [Dataset.open(folder) for folder in folders.values()]
 
 

@@ -46,7 +46,7 @@ CWTUNE = ("reach", "drawer-open", "button-press-topdown")
 """For choosing hyperparameters: three tasks outside CW10 and METAWORLD5 that the scripted policies solve."""
 
 METAWORLD5 = ("coffee-button", "drawer-close", "plate-slide-back", "window-close", "window-open")
-"""Five tasks of methods that learn several small tasks jointly; shares window-close with CW10."""
+"""Order of CuGRO (Liu et al. 2024, arXiv 2404.10662), which used Meta-World v2; shares window-close with CW10."""
 
 PAIRS = (
     ("window-close", "window-open"), ("drawer-open", "drawer-close"), ("door-open", "door-close"),
@@ -105,7 +105,8 @@ CITATION = (
 
 LICENCE = "MIT (Meta-World); data made by its scripted policies"
 
-ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20, "cwpairs-v3": CWPAIRS}
+ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20, "cwpairs-v3": CWPAIRS,
+          "metaworld5-v3": METAWORLD5}  # fmt: skip
 """Stream name -> task order."""
 
 SHUFFLED = {

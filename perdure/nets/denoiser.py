@@ -8,14 +8,21 @@ per sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perdure.core.errors import UsageError
 from perdure.nets.diffusion import Predict, Schedule
+
+Sampling = Literal["plain", "bf16", "compiled"]
+"""How samples are computed: in single precision, with matrices in bfloat16, or by a program that torch.compile makes."""
 
 FEATURES = 32
 """Frequencies of the time, each as sine and cosine."""
@@ -42,14 +49,17 @@ class Denoiser(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, size: int, condition: int, widths: Sequence[int] = (512, 256, 128), scale: float = 1.0):
+    def __init__(self, size: int, condition: int, widths: Sequence[int] = (512, 256, 128), scale: float = 1.0,
+                 sampling: Sampling = "plain"):
         """Args:
         size: D.
         condition: C; 0 for none.
         widths: of the blocks from the outermost to the innermost.
         scale: standard deviation of the random frequencies of the time; 30 in the released code.
+        sampling: how `prepared` computes; training is not changed by it.
         """
         super().__init__()
+        self.sampling = sampling
         self.register_buffer("frequencies", torch.randn(FEATURES) * scale)
         self.of_time = nn.Linear(2 * FEATURES, 64)
         self.of_condition = nn.Linear(condition, 64) if condition else None
@@ -110,6 +120,7 @@ class Denoiser(nn.Module):
             guidance: w of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): (1 + w) times the prediction with
                 the condition minus w times the one without, both in one batch; 0 is without guidance.
         """
+        run = _compiled() if self.sampling == "compiled" else Denoiser._run
         at = torch.tensor(sorted(set(times)), dtype=torch.float32, device=self.frequencies.device)
         place = {t: i for i, t in enumerate(sorted(set(times)))}
         guided = guidance != 0 and condition is not None
@@ -123,13 +134,26 @@ class Denoiser(nn.Module):
         def predict(x: Tensor, t: float) -> Tensor:
             i = place[t]
             doubled = torch.cat([x, x]) if guided else x
-            out = self._run(doubled, [a[i] + b for a, b in zip(of_time, of_condition, strict=True)])
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.sampling == "bf16"):
+                out = run(self, doubled, [a[i] + b for a, b in zip(of_time, of_condition, strict=True)]).to(x.dtype)
             if not guided:
                 return out
             with_it, without = out.chunk(2)
             return (1 + guidance) * with_it - guidance * without
 
         return predict
+
+
+@cache
+def _compiled() -> Callable[[Denoiser, Tensor, Sequence[Tensor]], Tensor]:
+    """`Denoiser._run` through torch.compile, one program for all sizes of a batch.
+
+    Raises:
+        UsageError: there is no C++ compiler, which it needs.
+    """
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        raise UsageError("sampling is 'compiled', which needs a C++ compiler (g++ or clang++); install one or use plain")
+    return torch.compile(Denoiser._run, dynamic=True)
 
 
 def denoising_loss(predicted: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,7 +25,7 @@ from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Carry, Stage, Weights
 from perdure.core.spec import Box, Spec
 from perdure.data.sampler import unscale_action
-from perdure.nets.denoiser import Denoiser, denoising_loss, random_times
+from perdure.nets.denoiser import Denoiser, Sampling, denoising_loss, random_times
 from perdure.nets.diffusion import Linear, Sampler, perturbed
 from perdure.nets.value import ValueNet
 from perdure.policies.base import TaskPolicy
@@ -73,6 +73,8 @@ class SfBCConfig:
     """Of the denoiser per sample."""
     frequency_scale: float = 1.0
     """Standard deviation of the frequencies of the denoiser's time (released code: 30)."""
+    sampling: Sampling = "plain"
+    """bf16: matrices in bfloat16; compiled: by torch.compile, which takes a minute first; both pay for large networks."""
 
     def __post_init__(self) -> None:
         for name in ("width", "critic_width", "critic_layers", "planned", "candidates", "average", "evaluations"):
@@ -84,6 +86,8 @@ class SfBCConfig:
                              " 1 and a discount above 0 and at most 1")
         if self.average > self.candidates:
             raise UsageError(f"policy.average is {self.average} and candidates {self.candidates}; average no more than there are")
+        if self.sampling not in get_args(Sampling):
+            raise UsageError(f"policy.sampling is {self.sampling!r}; use one of {', '.join(get_args(Sampling))}")
         if self.normaliser not in ("task", "first"):
             raise UsageError(f"policy.normaliser is {self.normaliser!r}; use one of task, first")
 
@@ -124,7 +128,7 @@ class SfBC(TaskPolicy):
         width, spaces = self.config.width, spec.key
         if spaces not in self.denoisers:
             self.denoisers[spaces] = Denoiser(spec.action.size, spec.obs.size + TOLD, (width, width // 2, width // 4),
-                                              self.config.frequency_scale)
+                                              self.config.frequency_scale, self.config.sampling)
         self.critic.add_task(task, spaces, spec.obs.size + spec.action.size)
         self.told[f"task-{task}"] = Parameter(torch.randn(TOLD))
         self.register_buffer(f"value_scale_{task}", torch.tensor([0.0, 1.0]))

@@ -1,11 +1,14 @@
 """The denoiser: the published size, and sampling with what does not depend on x computed once."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from perdure.core.errors import UsageError
+from perdure.nets import denoiser
 from perdure.nets.denoiser import Denoiser, denoising_loss, random_times
 from perdure.nets.diffusion import Linear, Sampler, perturbed, wanted
 from perdure.nets.moving_average import MovingAverage
@@ -85,6 +88,31 @@ def test_an_average_does_not_share_memory_with_what_it_follows():
     assert average.view()["p"].tolist() == [0.0, 0.0]
     average.follow({"p": source})
     assert average.view()["p"].tolist() == [2.0, 2.0] and not average.view()["p"].requires_grad
+
+
+def test_samples_in_bfloat16_are_close_and_training_is_not_changed():
+    plain, half, t = made(), made(sampling="bf16"), torch.full((7,), 0.3)
+    assert torch.equal(half(X, t, CONDITION), plain(X, t, CONDITION))
+    rough, exact = (net.prepared(CONDITION, [0.3], 7)(X, 0.3) for net in (half, plain))
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(denoiser.shutil, "which", lambda name: None)
+    denoiser._compiled.cache_clear()
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
+        made(sampling="compiled").prepared(CONDITION, [0.3], 7)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_denoiser_samples_the_same():
+    plain, compiled = made(), made(sampling="compiled")
+    for n in (7, 5):
+        ours, exact = (net.prepared(CONDITION[:n], [0.3], n)(X[:n], 0.3) for net in (compiled, plain))
+        torch.testing.assert_close(ours, exact)
+    assert copy.deepcopy(compiled).prepared(CONDITION, [0.3], 7)(X, 0.3).shape == X.shape
 
 
 @pytest.mark.slow

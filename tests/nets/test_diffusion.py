@@ -17,6 +17,8 @@ from perdure.nets.diffusion import (
     perturbed,
     wanted,
 )
+from perdure.nets.distances import random_directions, sliced_wasserstein
+from perdure.nets.mixture import Mixture
 
 SCHEDULES = [Linear(), Cosine(), Discrete.ddpm(1000), Discrete.ddpm(50)]
 PREDICTIONS = ["noise", "data", "velocity"]
@@ -178,33 +180,39 @@ DRAWN = 3000
 @pytest.fixture(scope="module")
 def mixture():
     g = torch.Generator().manual_seed(0)
-    modes = torch.rand(MODES, SIZE, dtype=torch.float64, generator=g) * 1.6 - 0.8
-    directions = torch.nn.functional.normalize(torch.randn(200, SIZE, generator=g, dtype=torch.float64), dim=1)
-
-    def true():
-        chosen = modes[torch.randint(MODES, (DRAWN,), generator=g)]
-        return chosen + SPREAD * torch.randn(DRAWN, SIZE, generator=g, dtype=torch.float64)
-
-    reference, noise = true(), torch.randn(DRAWN, SIZE, generator=g, dtype=torch.float64)
-
-    def distance(samples):
-        """Sliced Wasserstein-1 to the reference."""
-        ours, theirs = ((x @ directions.T).sort(0).values for x in (samples, reference))
-        return float((ours - theirs).abs().mean())
+    made, directions = Mixture.random(MODES, SIZE, SPREAD, g), random_directions(200, SIZE, g)
+    reference, noise = made.samples(DRAWN, g), torch.randn(DRAWN, SIZE, generator=g, dtype=torch.float64)
 
     def quality(sampler, schedule):
-        def predict(x, t):
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-            apart = x.unsqueeze(1) - alpha * modes
-            variance = alpha**2 * SPREAD**2 + sigma**2
-            share = (-apart.square().sum(-1) / (2 * variance)).softmax(1)
-            return sigma * (share.unsqueeze(-1) * apart).sum(1) / variance
-
-        samples = sampler.draw(predict, noise, schedule, g=g)
-        inside = torch.cdist(samples, modes).amin(1) < 4.1 * SPREAD  # 99 % of true samples
-        return distance(samples), float(inside.double().mean())
+        samples = sampler.draw(made.noise(schedule), noise, schedule, g=g)
+        return sliced_wasserstein(samples, reference, directions), made.inside(samples, 4.1)  # 99 % of true samples
 
     return quality
+
+
+def test_what_is_expected_of_a_mixture_is_the_gradient_of_its_density():
+    made, schedule, t = Mixture.random(3, 2, 0.3, torch.Generator().manual_seed(1)), Linear(), 0.4
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    noisy = torch.distributions.Normal(alpha * made.modes, math.sqrt((alpha * 0.3) ** 2 + sigma**2))
+    noisy.log_prob(x.unsqueeze(1)).sum(-1).logsumexp(1).sum().backward()
+    torch.testing.assert_close(made.noise(schedule)(x.detach(), t), -sigma * x.grad)
+
+
+def test_distances_in_closed_form():
+    g = torch.Generator().manual_seed(0)
+    points, directions = torch.randn(50, 3, generator=g, dtype=torch.float64), random_directions(400, 3, g)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(400, dtype=torch.float64))
+    assert sliced_wasserstein(points, points.flip(0), directions) == 0
+    moved = points + torch.tensor([3.0, 0.0, 0.0])
+    assert sliced_wasserstein(moved, points, directions) == pytest.approx(3 * float(directions[:, 0].abs().mean()))
+
+
+def test_true_samples_lie_in_the_modes():
+    g = torch.Generator().manual_seed(0)
+    made = Mixture.random(MODES, SIZE, SPREAD, g)
+    assert made.inside(made.samples(DRAWN, g), 4.1) == pytest.approx(0.99, abs=0.01)
+    assert made.inside(made.modes + 5 * SPREAD, 4.1) == 0
 
 
 def test_fifteen_evaluations_are_as_good_as_a_hundred(mixture):

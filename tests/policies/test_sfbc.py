@@ -208,6 +208,7 @@ def test_every_sample_is_told_its_own_task():
 @pytest.mark.parametrize(("options", "words"), [
     ({"width": 30}, "a width that 4 divides"), ({"sweeps": -1}, "sweeps -1"), ({"candidates": 3, "average": 4}, "average is 4"),
     ({"evaluations": 0}, "policy.evaluations is 0"), ({"normaliser": "none"}, "policy.normaliser is 'none'"),
+    ({"sampling": "fast"}, "policy.sampling is 'fast'"),
 ])  # fmt: skip
 def test_values_that_cannot_be_meant_are_named(options, words):
     with pytest.raises(UsageError, match=words):

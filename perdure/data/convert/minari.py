@@ -6,6 +6,7 @@ the metadata name; such datasets are refused. Nothing is downloaded: give the fo
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ from perdure.data.store import Dataset
 
 MOST_EPISODES = 1_000_000
 MAIN_FILE = "main_data.hdf5"
+
+
+def downloaded(name: str) -> Path:
+    """Folder of the dataset that `minari download` brought under `name`, such as "mujoco/hopper/medium-v0".
+
+    Raises:
+        UsageError: it is not there.
+    """
+    folder = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser() / name
+    if not (folder / "data" / "metadata.json").is_file():
+        raise UsageError(f"{folder} holds no Minari dataset; get it with: minari download {name}")
+    return folder
 
 
 def import_minari() -> Any:

@@ -120,26 +120,14 @@ def _episode(place: str, screens: Iterator[np.ndarray], whole: int, rest: dict[s
 # -- in the parent ----------------------------------------------------------------------------------------------
 
 
-def data_folder(root: Path, game: str) -> Path:
-    """Of a game below Minari's `atari` folder.
-
-    Raises:
-        UsageError: it is not there.
-    """
-    folder = root / game / "expert-v0" / "data"
-    if not (folder / "metadata.json").is_file():
-        raise UsageError(f"{folder} holds no Minari dataset; get it with: minari download atari/{game}/expert-v0")
-    return folder
-
-
 def convert(
-    root: Path, out: Path, *, game: str, names: tuple[str, ...], episodes: int, horizon: int, origin: str,
+    folder: Path, out: Path, *, game: str, names: tuple[str, ...], episodes: int, horizon: int, origin: str,
     limits: Limits | None = None, say: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
     """Read a game in a limited child process and write its frames as a new dataset folder.
 
     Args:
-        root: Minari's `atari` folder; never changed, and nothing in it is executed.
+        folder: Minari's dataset of the game; never changed, and nothing in it is executed.
         out: dataset folder to make, whole or not at all.
         names: of the game's actions, in the order of their numbers.
         episodes: at most so many.
@@ -151,7 +139,7 @@ def convert(
     Raises:
         UsageError: one sentence that names file and field.
     """
-    folder = data_folder(root, game)
+    folder = folder / "data"
     say(f"converting Minari's episodes of {game} from {folder} into {out}")
     reader: dict[str, Any] = {"game": game, "names": list(names), "episodes": episodes, "horizon": horizon}
     allowed, options = limits or Limits(memory_mb=16384, seconds=3600), {"bounds": None, "n_actions": None}
