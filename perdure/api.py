@@ -165,7 +165,7 @@ def plan(
     method: str,
     stream: str | Stream,
     *,
-    policy: str = "bc",
+    policy: str = "",
     profile: str = "cpu",
     seed: int = 0,
     precision: str = "fp32",

@@ -95,7 +95,7 @@ def resolve(
     method: str,
     stream: str | Stream,
     *,
-    policy: str = "bc",
+    policy: str = "",
     profile: str = "cpu",
     seed: int = 0,
     precision: str = "fp32",
@@ -111,7 +111,8 @@ def resolve(
     Raises:
         UsageError: an unknown name or option, or a value that cannot be used.
     """
-    method_class, policy_class = find(method, METHODS, "method"), find(policy, POLICIES, "policy")
+    method_class, policy = find(method, METHODS, "method"), policy_of(method, policy)
+    policy_class = find(policy, POLICIES, "policy")
     if policy_class.staged and not method_class.trains_staged:
         able = [name for name in METHODS if find(name, METHODS, "method").trains_staged]
         raise UsageError(f"policy is '{policy}', which learns with critics or in stages, and {method} does not attend to them;"
@@ -126,14 +127,23 @@ def resolve(
     recipe = dict(preset["training"])
     for name in ("*", method):
         recipe |= module.SETTINGS.get((name, policy, profile), {})
-    sizes = preset["policy"] | module.POLICY.get((policy, profile), {})
+    method_config = build(method_class.Config, recipe | (method_options or {}), "method")
+    sizes = preset["policy"] | module.POLICY.get((policy, profile), {}) | method_class.policy_options(method_config)
     return RunConfig(
         method=method, stream=stream_name, policy=policy, profile=profile, seed=seed, precision=precision,
-        method_config=to_json(build(method_class.Config, recipe | (method_options or {}), "method")),
+        method_config=to_json(method_config),
         policy_config=to_json(build(policy_class.Config, sizes | (policy_options or {}), "policy")),
         stream_options=options,
         evaluation=to_json(build(EvaluationConfig, evaluation or {}, "evaluation")),
     )  # fmt: skip
+
+
+def policy_of(method: str, policy: str) -> str:
+    """The policy asked for, or the method's own if none is; raises UsageError for one that the method does not work with."""
+    known = find(method, METHODS, "method").works_with
+    if policy and known and policy not in known:
+        raise UsageError(f"policy is '{policy}', and {method} works with {', '.join(known)}; leave --policy out")
+    return policy or (known or ("bc",))[0]
 
 
 def _identified(stream: str | Stream, options: dict[str, Any]) -> tuple[str, ModuleType, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
     python tools/compare_samplers.py
 
-Left, a mixture of eight modes in six dimensions whose noise is known exactly, so that all error is the sampler's; right, a network
-that was trained on samples of it. About two minutes on one core.
+Left, a mixture of eight modes in six dimensions whose noise is known exactly, so that all error is the sampler's; right, a
+network that was trained on samples of it. Some minutes on one core.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from perdure.core.distances import random_directions, sliced_wasserstein
 from perdure.core.files import write_atomic
 from perdure.nets.denoiser import Denoiser, denoising_loss, random_times
 from perdure.nets.diffusion import Linear, Predict, Sampler, perturbed
-from perdure.nets.distances import random_directions, sliced_wasserstein
 from perdure.nets.mixture import Mixture
 from perdure.nets.moving_average import MovingAverage
 from perdure.report.drawing import Picture
@@ -108,8 +108,9 @@ def draw(rows: list[dict[str, object]]) -> Picture:
 def _panel(axes: Axes, rows: list[dict[str, object]], quantity: str, best: float) -> None:
     for label, colour, marker in zip(SAMPLERS, COLOURS, MARKERS, strict=False):
         mine = [row for row in rows if row["sampler"] == label]
-        axes.plot([row["evaluations"] for row in mine], [row[quantity] for row in mine], color=colour, marker=marker, markersize=4,
-                  linewidth=2.2 if label == next(iter(SAMPLERS)) else 1.2, label=label)  # fmt: skip
+        width = 2.2 if label == next(iter(SAMPLERS)) else 1.2
+        axes.plot([row["evaluations"] for row in mine], [row[quantity] for row in mine], color=colour, marker=marker,
+                  markersize=4, linewidth=width, label=label)
     axes.axhline(best, color="#777777", linestyle="--", linewidth=1, label="other true samples")
     axes.set_xscale("log")
     axes.set_xticks(EVALUATIONS, [str(n) for n in EVALUATIONS])

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from perdure.bench.measure import Bench, Equality, Figure, Rounds, Target
 from perdure.bench.workload import SPEC, Learner, open_policy, stream
+from perdure.core.distances import random_directions, sliced_wasserstein
 from perdure.core.errors import GuardError
 from perdure.core.rng import generator
 from perdure.data.access import Views
 from perdure.nets.denoiser import Denoiser
 from perdure.nets.diffusion import Linear, Predict, Sampler
-from perdure.nets.distances import random_directions, sliced_wasserstein
 from perdure.nets.mixture import Mixture
 from perdure.policies.sfbc import SfBC
 

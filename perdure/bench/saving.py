@@ -39,6 +39,9 @@ class NoEvaluation:
     def action_error(self, method: Method, task: int) -> tuple[float, int] | None:
         return None
 
+    def fidelity(self, method: Method, learned: int, task: int) -> None:
+        return None
+
     def curve_points(self, steps: int) -> list[tuple[int, float]]:
         return []
 

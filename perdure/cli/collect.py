@@ -1,11 +1,11 @@
-"""`perdure collect`: the datasets of a stream, or of one task, from scripted experts."""
+"""`perdure collect`: the datasets of a stream, or of one task, from experts that are scripted or ship with the package."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -17,7 +17,7 @@ from perdure.benchmarks.continual_world import TASKS, Recording, check_recording
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.core.errors import UsageError, nearest
 from perdure.core.task import TaskOutline
-from perdure.data.collect import collect
+from perdure.data.collect import QUALITIES, collect
 from perdure.data.progress import collecting, sparsely
 from perdure.data.store import Dataset
 from perdure.streams import outline
@@ -27,13 +27,13 @@ EXAMPLES = ("perdure collect cw10-v3 --quality expert --episodes 100", "perdure 
 
 @dataclass(frozen=True)
 class Options:
-    """Roll scripted experts over frozen goals into datasets, without any download. Interrupted, the same command goes on."""
+    """Roll experts over frozen goals into datasets, without any download. Interrupted, the same command goes on."""
 
     what: Annotated[str, arg(metavar="STREAM_OR_TASK", help_behavior_hint="")]
     """A stream of `perdure streams`, or one Meta-World task such as hammer."""
-    quality: Literal["default", "expert", "mixed", "suboptimal"] = "default"
-    """expert: no noise; mixed: a noise ladder calibrated per task; suboptimal: its lower half. default: the stream's own,
-    expert for one task."""
+    quality: str = "default"
+    """expert: no noise; mixed: a noise ladder calibrated per task; suboptimal: its lower half; MuJoCo streams have random,
+    medium, expert, medium-replay, full-replay and medium-expert. default: the stream's own, expert for one task."""
     episodes: int = 0
     """Per task; 0: the stream's own, 100 for one task."""
     horizon: int = 0
@@ -69,6 +69,8 @@ def _tasks(options: Options) -> list[TaskOutline]:
         known = [*(name for name in STREAMS if any(entry.steps for entry in outline(name, {}))), *TASKS]
         raise UsageError(f"unknown stream or task '{options.what}'{nearest(options.what, known) or '; see `perdure streams`'}")
     quality = "expert" if options.quality == "default" else options.quality
+    if quality not in QUALITIES:
+        raise UsageError(f"--quality is '{quality}'{nearest(quality, QUALITIES)}; a task has {', '.join(QUALITIES)}")
     episodes, horizon = options.episodes or 100, options.horizon or 200
     check_recording(episodes, horizon)
     return outlines((task,), Recording(quality, episodes, horizon))

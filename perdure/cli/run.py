@@ -40,8 +40,8 @@ class Options:
     """A name of `perdure methods` or module:Class, and a name of `perdure streams` or the path of a .toml file."""
     from_: Annotated[str, arg(name="from", metavar="FILE", help_behavior_hint="")] = ""
     """Instead of METHOD and STREAM: the config.json of a run, to repeat or to finish it."""
-    policy: Annotated[str, arg(metavar="bc|dt")] = "bc"
-    """What learns and acts: behaviour cloning or Decision Transformer."""
+    policy: Annotated[str, arg(metavar="bc|dt|td3bc|iql|sfbc", help_behavior_hint="")] = ""
+    """What learns and acts: behaviour cloning, Decision Transformer, or a value-based policy. Default: bc; sfbc for cugro."""
     profile: Literal["cpu", "paper"] = "cpu"
     """Sizes of networks and training: for a CPU, or as published."""
     seed: Annotated[tuple[int, ...], arg(metavar="N ...")] = (0,)
@@ -122,12 +122,13 @@ def _resolved(options: Options, dotted: dict[str, dict[str, Any]], seed: int) ->
 def _dotted(method: str, policy: str, stream: str) -> dict[str, type]:
     """Group of the options `--group.field` -> the dataclass whose fields they set."""
     from perdure.evaluate.evaluator import EvaluationConfig
-    from perdure.experiment import find
+    from perdure.experiment import find, policy_of
     from perdure.methods import METHODS
     from perdure.policies import POLICIES
     from perdure.streams import benchmark
 
-    found = (find(method, METHODS, "method").Config, find(policy, POLICIES, "policy").Config, benchmark(stream).Options)
+    policy_class = find(policy_of(method, policy), POLICIES, "policy")
+    found = (find(method, METHODS, "method").Config, policy_class.Config, benchmark(stream).Options)
     return dict(zip(GROUPS, (*found, EvaluationConfig), strict=True))
 
 

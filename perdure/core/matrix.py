@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from perdure.core.errors import UsageError, nearest
+from perdure.core.fidelity import Fidelity
 from perdure.core.files import read_json
 
 FORMAT = 1
@@ -30,9 +31,8 @@ COUNTS = ("parameters", "used_parameters", "copies", "memory_bytes", "agent_byte
 """Fields of the footprint that are whole numbers; `parameters_per_task` is a list of them, and so is `modules`: the tasks that
 got a module of their own, of methods that choose."""
 
-LISTS = ("cells", "curve", "action_error", "leans")
+LISTS = ("cells", "curve", "action_error", "leans", "fidelity")
 """Fields of `scores.json` that are lists of places with what was measured there."""
-
 
 MOST_TASKS = 1000
 """Most tasks of a stream; more is a damaged or hostile file."""
@@ -107,6 +107,9 @@ class ScoreMatrix:
     leans: dict[tuple[int, int], float] = field(default_factory=dict)
     """(task, earlier task) -> how much the first acts with what was learned for the other, 0 to 1; of methods that say so."""
 
+    fidelity: dict[tuple[int, int], Fidelity] = field(default_factory=dict)
+    """(learned, task) -> how near what would be replayed of the task is to its data; of methods that make what they replay."""
+
     def __post_init__(self) -> None:
         self.tasks = tuple(self.tasks)
         if not self.tasks:
@@ -153,12 +156,15 @@ class ScoreMatrix:
                 raise UsageError(f"task {task} leans on task {source} with weight {weight}; it leans on earlier tasks, by 0 to 1")
         self.leans = dict(leans)
 
+    def set_fidelity(self, learned: int, task: int, value: Fidelity) -> None:
+        """Store how near dreams of `task` after `learned` tasks are to its data."""
+        self._check_place(learned, task)
+        self.fidelity[learned, task] = value
+
     def _check_place(self, learned: int, task: int) -> None:
         if not 0 <= learned <= self.n or not 0 <= task < self.n:
-            raise UsageError(
-                f"cell (learned {learned}, task {task}) lies outside the matrix; with {self.n} tasks "
-                f"learned is 0 to {self.n} and task 0 to {self.n - 1}"
-            )
+            raise UsageError(f"cell (learned {learned}, task {task}) lies outside the matrix; with {self.n} tasks"
+                             f" learned is 0 to {self.n} and task 0 to {self.n - 1}")
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -220,9 +226,12 @@ class ScoreMatrix:
             for (learned, task), (value, n) in sorted(self.action_error.items())
         ]
         cells = [_cell_to_json(*place, cell) for place, cell in sorted(self.cells.items())]
-        lists: dict[str, Any] = {"cells": cells, "curve": curve, "action_error": errors}
+        lists = {"cells": cells, "curve": curve, "action_error": errors}
         if self.leans:
             lists["leans"] = [{"task": t, "source": s, "weight": weight} for (t, s), weight in sorted(self.leans.items())]
+        if self.fidelity:
+            lists["fidelity"] = [{"learned": k, "task": t, "dreams": found.to_json()}
+                                 for (k, t), found in sorted(self.fidelity.items())]
         return {"format": FORMAT, **head, "tasks": list(self.tasks), **lists}
 
     @classmethod
@@ -259,6 +268,9 @@ class ScoreMatrix:
             (_get(entry, "task", int, "leans"), _get(entry, "source", int, "leans")): float(_get(entry, "weight", float, "leans"))
             for entry in _entries(value, "leans")
         })  # fmt: skip
+        for entry in _entries(value, "fidelity"):
+            place = _get(entry, "learned", int, "fidelity"), _get(entry, "task", int, "fidelity")
+            matrix.set_fidelity(*place, Fidelity.from_json(_get(entry, "dreams", dict, "fidelity")))
         return matrix
 
     @classmethod
@@ -278,7 +290,7 @@ def _scores(episodes: Sequence[Episode]) -> np.ndarray:
 def _some(episodes: Iterable[Episode], place: str) -> tuple[Episode, ...]:
     kept = tuple(episodes)
     if not kept:
-        raise UsageError(f"{place} has no episodes; give at least one, or the reason with null_cell")
+        raise UsageError(f"{place} has no episodes; give one or more, or the reason with null_cell")
     return kept
 
 

@@ -106,6 +106,8 @@ class Method(nn.Module):
     """`joint`: `phases` is called once, with the last task, and `access.past()` holds the others."""
     trains_staged: ClassVar[bool] = False
     """Whether it attends to the stages of a policy that learns in more ways than by `loss` alone (`Policy.staged`)."""
+    works_with: ClassVar[tuple[str, ...]] = ()
+    """Names of the policies that it works with, the first one unless another is asked for; empty: any, and bc."""
     tuned: ClassVar[str] = ""
     """The option that `perdure tune` chooses outside the benchmark, such as strength; empty where there is none."""
     grid: ClassVar[tuple[float, ...]] = ()
@@ -129,6 +131,11 @@ class Method(nn.Module):
     def needs(cls, config: Any) -> frozenset[Need]:
         """What this configuration must be allowed to see."""
         return frozenset()
+
+    @classmethod
+    def policy_options(cls, config: Any) -> dict[str, Any]:
+        """Options of the policy that this configuration goes with, unless others are given."""
+        return {}
 
     @classmethod
     def infers_task(cls, config: Any) -> bool:
@@ -183,6 +190,11 @@ class Method(nn.Module):
     def leans(self) -> dict[tuple[int, int], float]:
         """(task, earlier task) -> how much the first acts with what was learned for the other, 0 to 1."""
         return {}
+
+    def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
+        """Observations (n, O) raw and actions (n, A) in [-1, 1] that it would replay of a learned task, where it makes them
+        itself."""
+        return None
 
     # What a method is given -----------------------------------------------------------------------------
 
@@ -244,7 +256,8 @@ class Method(nn.Module):
                 for view in views:
                     policy().annotate(view)
                 values = train(step, getattr(policy(), stage.loss))
-                policy().follow(weights())
+                if stage.follows:
+                    policy().follow(weights())
                 return values
 
             def sweep(step: Step) -> Mapping[str, Tensor]:

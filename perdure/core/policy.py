@@ -152,6 +152,8 @@ class Stage:
     """Name of the policy's method that takes a batch and weights and gives (B,)."""
     begin: str = ""
     """Name of the policy's method to call before the first update; empty: none."""
+    follows: bool = True
+    """Whether `Policy.follow` is called after its updates."""
     sweep: bool = False
     """Instead of updates, one pass over the task's data in which nothing is trained (`Policy.sweep`)."""
 

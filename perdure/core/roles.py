@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from perdure.core.fidelity import Fidelity
 from perdure.core.matrix import Episode
 from perdure.core.method import Method
 
@@ -31,6 +32,8 @@ class Evaluator(Protocol):
     def cell(self, method: Method, learned: int, task: int, episodes: int) -> list[Episode]: ...
 
     def action_error(self, method: Method, task: int) -> tuple[float, int] | None: ...
+
+    def fidelity(self, method: Method, learned: int, task: int) -> Fidelity | None: ...
 
     def curve_points(self, steps: int) -> list[tuple[int, float]]: ...
 

@@ -235,6 +235,7 @@ class Run:
             with self._evaluating():
                 scores = self.evaluator.cell(self.method, learned, task, episodes)
                 error = self.evaluator.action_error(self.method, task) if task < learned else None
+                dreams = self.evaluator.fidelity(self.method, learned, task) if task < learned else None
             if scores:
                 self.matrix.set_cell(learned, task, scores)
                 if len(scores) > 1 and self.matrix.cells[learned, task].distinct == 1:
@@ -244,6 +245,8 @@ class Run:
                 self.matrix.null_cell(learned, task, "the task has neither a simulator nor a holdout split")
             if error is not None:
                 self.matrix.set_action_error(learned, task, *error)
+            if dreams is not None:
+                self.matrix.set_fidelity(learned, task, dreams)
             self.progress.evaluated(learned, task, scores)
             self._save()
 

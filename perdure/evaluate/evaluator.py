@@ -14,9 +14,12 @@ import torch
 
 from perdure.core.batch import Windows
 from perdure.core.errors import UsageError
+from perdure.core.fidelity import Fidelity
 from perdure.core.matrix import Episode
 from perdure.core.method import Method
+from perdure.core.rng import generator
 from perdure.core.task import Stream, Task
+from perdure.evaluate.fidelity import SAMPLES, fidelity
 from perdure.evaluate.rollout import rollout
 from perdure.evaluate.schedule import cells_after, curve_points
 from perdure.evaluate.workers import PoolCache
@@ -113,6 +116,15 @@ class StreamEvaluator:
             return None
         errors = self._held_out(method, task, most=None)
         return (float(np.concatenate(errors).mean()), sum(map(len, errors))) if errors else None
+
+    def fidelity(self, method: Method, learned: int, task: int) -> Fidelity | None:
+        """How near what the method would replay of a learned task is to its held-out data; None where it makes nothing."""
+        g = generator(self.seed, "dreams", learned, task, device=self.device)
+        training = method.training
+        method.eval()
+        made = method.dreamed(task, SAMPLES, g)
+        method.train(training)
+        return None if made is None else fidelity(*made, self.access(task).current.sampler, self.seed)
 
     def _opened(self, method: Method, task: int) -> Method:
         """A copy on which only `open_task` was called: keyed initial head, statistics of the task's data."""

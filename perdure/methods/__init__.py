@@ -25,6 +25,7 @@ METHODS: dict[str, str] = {
     "tsn_replaykl": "perdure.methods.tsn_replaykl:TSNReplayKL",
     "tsn_affinity": "perdure.methods.tsn_affinity:TSNAffinity",
     "compoformer": "perdure.methods.compoformer:CompoFormer",
+    "cugro": "perdure.methods.cugro:CuGRO",
     "frozen_trunk": "perdure.methods.frozen_trunk:FrozenTrunk",
 }
 """Name on the command line -> `module:Class`."""

@@ -11,13 +11,13 @@ from perdure.nets.heads import HeadBank
 class ValueNet(nn.Module):
     """(B, I) observations, or observations with actions -> (B,) values."""
 
-    def __init__(self, width: int, layers: int):
+    def __init__(self, width: int, layers: int, activation: type[nn.Module] = nn.ReLU):
         """`layers` hidden layers of `width` units, the encoder included."""
         super().__init__()
         self.width = width
         self.encoders = nn.ModuleDict()
-        inner = [module for _ in range(layers - 1) for module in (nn.Linear(width, width), nn.ReLU())]
-        self.trunk = nn.Sequential(nn.ReLU(), *inner)
+        inner = [module for _ in range(layers - 1) for module in (nn.Linear(width, width), activation())]
+        self.trunk = nn.Sequential(activation(), *inner)
         self.bank = HeadBank(width)
 
     def add_task(self, task: int, spaces: str, inputs: int) -> None:

@@ -4,15 +4,15 @@ Paper      Chen et al. 2023, "Offline RL via high-fidelity generative behavior m
            candidates as in the code released with CuGRO (Liu et al. 2024, arXiv 2404.10662)
 Objective  behaviour: denoising of logged actions given the observation; critic: squared error to the return that in-sample
            planning finds, first that of the episode
-Differs    the behaviour model is told the task by a learned vector, and the critic has a head per task; the critic goes on
-           after a planning sweep, where the released code starts it again, because earlier tasks' critic is in it; one learning
-           rate; a sampler of second order with 15 evaluations, where CuGRO takes 100
+Differs    the behaviour model is told the task by a learned vector (`told false` does not), and the critic has a head per task;
+           the critic goes on after a planning sweep, where the released code starts it again, because earlier tasks' critic is
+           in it; one learning rate; a sampler of second order with 15 evaluations, where CuGRO takes 100 of another
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,7 +26,8 @@ from perdure.core.policy import ActionDist, Carry, Stage, Weights
 from perdure.core.spec import Box, Spec
 from perdure.data.sampler import unscale_action
 from perdure.nets.denoiser import Denoiser, Sampling, denoising_loss, random_times
-from perdure.nets.diffusion import Linear, Sampler, perturbed
+from perdure.nets.diffusion import Grid, Linear, Sampler, SamplerName, perturbed
+from perdure.nets.moving_average import MovingAverage
 from perdure.nets.value import ValueNet
 from perdure.policies.base import TaskPolicy
 from perdure.policies.planning import discounted_returns, soft_value
@@ -71,6 +72,16 @@ class SfBCConfig:
     """Candidates whose mean is executed."""
     evaluations: int = 15
     """Of the denoiser per sample."""
+    sampler: SamplerName = "dpm++"
+    """dpm++, ddim, ddpm or dpm-3, as in docs/results/samplers.md."""
+    grid: Grid = "log-snr"
+    """Whether the sampler's steps are equal in log signal-to-noise or in time."""
+    told: bool = True
+    """Whether the behaviour model is told the task."""
+    averaging: float = 0.0
+    """Share of the new weights in each update of the behaviour model's average, which acts; 0: the weights themselves act."""
+    critic_inputs: Literal["normalised", "raw"] = "normalised"
+    """Observations that the critic reads."""
     frequency_scale: float = 1.0
     """Standard deviation of the frequencies of the denoiser's time (released code: 30)."""
     sampling: Sampling = "plain"
@@ -86,10 +97,13 @@ class SfBCConfig:
                              " 1 and a discount above 0 and at most 1")
         if self.average > self.candidates:
             raise UsageError(f"policy.average is {self.average} and candidates {self.candidates}; average no more than there are")
-        if self.sampling not in get_args(Sampling):
-            raise UsageError(f"policy.sampling is {self.sampling!r}; use one of {', '.join(get_args(Sampling))}")
-        if self.normaliser not in ("task", "first"):
-            raise UsageError(f"policy.normaliser is {self.normaliser!r}; use one of task, first")
+        known = {"normaliser": ("task", "first"), "critic_inputs": ("normalised", "raw"), "sampling": get_args(Sampling)}
+        for name, values in known.items():
+            if self.__dict__[name] not in values:
+                raise UsageError(f"policy.{name} is {self.__dict__[name]!r}; use one of {', '.join(values)}")
+        if not 0 <= self.averaging <= 1:
+            raise UsageError(f"policy.averaging is {self.averaging}; give a share from 0 to 1")
+        Sampler(self.sampler, self.evaluations, self.grid)
 
 
 class SfBC(TaskPolicy):
@@ -114,9 +128,10 @@ class SfBC(TaskPolicy):
         super().__init__(config)
         self.denoisers = nn.ModuleDict()
         self.told = nn.ParameterDict()
-        self.critic = ValueNet(config.critic_width, config.critic_layers)
+        self.critic = ValueNet(config.critic_width, config.critic_layers, nn.SiLU)
+        self.averages = MovingAverage(config.averaging, warm_up=True)
         self.schedule = Linear()
-        self.sampler = Sampler("dpm++", config.evaluations)
+        self.sampler = Sampler(config.sampler, config.evaluations, config.grid)
         self.kept: dict[str, int] = {}
         """Names and lengths of what a sweep keeps of the task that is learned."""
 
@@ -127,10 +142,13 @@ class SfBC(TaskPolicy):
         super()._open(task, spec)
         width, spaces = self.config.width, spec.key
         if spaces not in self.denoisers:
-            self.denoisers[spaces] = Denoiser(spec.action.size, spec.obs.size + TOLD, (width, width // 2, width // 4),
+            told = TOLD if self.config.told else 0
+            self.denoisers[spaces] = Denoiser(spec.action.size, spec.obs.size + told, (width, width // 2, width // 4),
                                               self.config.frequency_scale, self.config.sampling)
         self.critic.add_task(task, spaces, spec.obs.size + spec.action.size)
-        self.told[f"task-{task}"] = Parameter(torch.randn(TOLD))
+        if self.config.told:
+            self.told[f"task-{task}"] = Parameter(torch.randn(TOLD))
+        self.averages.restart()
         self.register_buffer(f"value_scale_{task}", torch.tensor([0.0, 1.0]))
 
     def shared(self) -> dict[str, Parameter]:
@@ -139,16 +157,17 @@ class SfBC(TaskPolicy):
     def private(self, task: int) -> dict[str, Parameter]:
         head = self.critic.bank.heads[self.critic.bank.of_task[task]]
         name = self.critic.bank.of_task[task]
-        return {f"told.task-{task}": self.told[f"task-{task}"],
-                **{f"critic.bank.heads.{name}.{part}": p for part, p in head.named_parameters()}}
+        told = {f"told.task-{task}": self.told[f"task-{task}"]} if self.config.told else {}
+        return told | {f"critic.bank.heads.{name}.{part}": p for part, p in head.named_parameters()}
 
     # -- learning -------------------------------------------------------------------------------------------
 
     def stages(self) -> list[Stage]:
         share = (1 - self.config.behaviour_share) / (1 + self.config.sweeps)
-        made = [Stage("behaviour", self.config.behaviour_share, "behaviour_loss"), Stage("critic", share, "critic_loss")]
+        critic = Stage("critic", share, "critic_loss", follows=False)
+        made = [Stage("behaviour", self.config.behaviour_share, "behaviour_loss"), critic]
         for i in range(self.config.sweeps):
-            made += [Stage(f"plan {i + 1}", sweep=True), Stage(f"critic {i + 2}", share, "critic_loss")]
+            made += [Stage(f"plan {i + 1}", sweep=True), replace(critic, name=f"critic {i + 2}")]
         return made
 
     def behaviour_loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
@@ -169,14 +188,26 @@ class SfBC(TaskPolicy):
     def noise(self, batch: Windows, noisy: Tensor, t: Tensor) -> Tensor:
         """(B, A), the noise in noisy actions at times (B,)."""
         condition, spaces = self._condition(batch)
-        told = torch.stack([self.told[f"task-{k}"] for k in batch.tasks])
-        row = (batch.task.unsqueeze(1) == torch.tensor(batch.tasks, device=batch.task.device)).float()
-        return self.denoisers[spaces](noisy, t, torch.cat([condition, row @ told], 1))
+        return self.denoisers[spaces](noisy, t, self._with_task(condition, batch.task, batch.tasks))
 
     def value(self, batch: Windows, action: Tensor) -> Tensor:
         """(B,), the standardised return after actions (B, A)."""
-        condition, spaces = self._condition(batch)
-        return self.critic(torch.cat([condition, action], 1), spaces, batch.task, batch.tasks)
+        obs, spaces = self._read(batch.obs[:, 0], batch.task, batch.tasks), self.specs[batch.tasks[0]].key
+        return self.critic(torch.cat([obs, action], 1), spaces, batch.task, batch.tasks)
+
+    def _with_task(self, condition: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        """(B, O) -> (B, C), what the behaviour model is told."""
+        if not self.config.told:
+            return condition
+        told = torch.stack([self.told[f"task-{k}"] for k in tasks])
+        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
+        return torch.cat([condition, row @ told], 1)
+
+    def _read(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        """(B, O), the observations as the critic reads them."""
+        if self.config.critic_inputs == "raw":
+            return obs
+        return self._normalised(obs.unsqueeze(1), task, tasks).squeeze(1)
 
     def _condition(self, batch: Windows) -> tuple[Tensor, str]:
         """(B, O) normalised observations, and the name of the batch's spaces."""
@@ -200,7 +231,7 @@ class SfBC(TaskPolicy):
         if part == 0:
             self._keep(swept, torch.zeros_like(sampler.reward))
         steps = torch.arange(len(sampler.reward), device=sampler.reward.device).split(STATES)[part]
-        acting, n = self.folded(weights), self.config.planned
+        acting, n = self.acting(weights), self.config.planned
         obs = sampler.windows_at(steps, 1).obs[:, 0]
         values = acting.candidates(obs, task, n, None)[1]
         mean, deviation = self.get_buffer(f"value_scale_{task}")
@@ -230,7 +261,8 @@ class SfBC(TaskPolicy):
         noise = torch.randn(action.shape, generator=g, device=action.device)
         t = torch.rand(len(batch), generator=g, device=action.device) * self.schedule.latest
         condition, _ = self._condition(batch)
-        rows = (condition, action, perturbed(action, noise, t, self.schedule), noise, t)
+        read = self._read(batch.obs[:, 0], batch.task, batch.tasks)
+        rows = (condition, read, action, perturbed(action, noise, t, self.schedule), noise, t)
 
         def error(weights: Mapping[str, Tensor], *row: Tensor) -> Tensor:
             return functional_call(self, dict(weights), ("outputs", task, *row))
@@ -238,15 +270,25 @@ class SfBC(TaskPolicy):
         gradients = vmap(grad(error), in_dims=(None, *[0] * len(rows)))({n: p.detach() for n, p in parameters.items()}, *rows)
         return {name: value.detach().square().mean(0) for name, value in gradients.items()}
 
-    def outputs(self, task: int, condition: Tensor, action: Tensor, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def outputs(self, task: int, condition: Tensor, read: Tensor, action: Tensor, noisy: Tensor, noise: Tensor,
+                t: Tensor) -> Tensor:
         """Denoising error and value of one sample, added."""
         spaces, index = self.specs[task].key, torch.full((1,), task, device=condition.device)
-        told = torch.cat([condition, self.told[f"task-{task}"]]).unsqueeze(0)
+        told = self._with_task(condition.unsqueeze(0), index, (task,))
         predicted = self.denoisers[spaces](noisy.unsqueeze(0), t.unsqueeze(0), told)
-        value = self.critic(torch.cat([condition, action]).unsqueeze(0), spaces, index, (task,))
+        value = self.critic(torch.cat([read, action]).unsqueeze(0), spaces, index, (task,))
         return denoising_loss(predicted, noise.unsqueeze(0)).sum() + value.sum()
 
     # -- acting ---------------------------------------------------------------------------------------------
+
+    def acting(self, weights: Weights | None = None) -> SfBC:
+        """This policy with what acts: `weights`, and for what they do not name the average, where there is one."""
+        return self.folded({**self.averages.view(), **(weights or {})})
+
+    def follow(self, weights: Weights | None = None) -> None:
+        if self.config.averaging:
+            behaviour = {name: p for name, p in self.named_parameters() if name.startswith(("denoisers.", "told."))}
+            self.averages.follow({name: (weights or {}).get(name, p) for name, p in behaviour.items()})
 
     @torch.no_grad()
     def candidates(self, obs: Tensor, task: int, count: int, g: Generator | None) -> tuple[Tensor, Tensor]:
@@ -255,17 +297,17 @@ class SfBC(TaskPolicy):
         spaces, n = spec.key, len(obs)
         index = torch.full((n,), task, dtype=torch.int64, device=obs.device)
         normal = self._normalised(obs.unsqueeze(1), index, (task,)).squeeze(1)
-        condition = torch.cat([normal, self.told[f"task-{task}"].expand(n, -1)], 1).repeat_interleave(count, 0)
+        condition = self._with_task(normal, index, (task,)).repeat_interleave(count, 0)
         noise = torch.randn((n * count, spec.action.size), generator=g, device=obs.device)
         predict = self.denoisers[spaces].prepared(condition, self.sampler.times(self.schedule), n * count)
         drawn = self.sampler.draw(predict, noise, self.schedule, limit=1.0)
-        rows = torch.cat([normal.repeat_interleave(count, 0), drawn], 1)
+        rows = torch.cat([self._read(obs, index, (task,)).repeat_interleave(count, 0), drawn], 1)
         values = self.critic(rows, spaces, index.repeat_interleave(count), (task,))
         return drawn.view(n, count, -1), values.view(n, count)
 
     def predict(self, batch: Windows, weights: Weights | None = None) -> ActionDist:
         """The action that is chosen with noise of a fixed seed, as the mean of a Gaussian."""
-        acting, chosen = self.folded(weights), torch.zeros_like(batch.action)
+        acting, chosen = self.acting(weights), torch.zeros_like(batch.action)
         for task in batch.tasks:
             rows = batch.task == task
             if bool(rows.any()):
@@ -274,15 +316,16 @@ class SfBC(TaskPolicy):
         return ActionDist(mean=chosen, log_std=torch.zeros_like(chosen))
 
     def actor(self, task: int | None, weights: Weights | None = None) -> SfBCActor:
-        return SfBCActor(self.folded(weights), self.tasks()[-1] if task is None else task)
+        return SfBCActor(self.acting(weights), self.tasks()[-1] if task is None else task)
 
     # -- saving ---------------------------------------------------------------------------------------------
 
     def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"kept": dict(self.kept)}
+        return super().architecture() | {"kept": dict(self.kept), **self.averages.architecture()}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
+        self.averages.rebuild(architecture)
         for name, length in architecture["kept"].items():
             self._keep(name, torch.zeros(int(length)))
 

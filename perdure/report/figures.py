@@ -22,6 +22,7 @@ from perdure.core.intervals import bootstrap
 from perdure.core.matrix import ScoreMatrix
 from perdure.report.collect import Collection, Group, RunResult
 from perdure.report.drawing import GRID, INK, QUIET, Picture
+from perdure.report.dreams import dreaming
 from perdure.report.matrices import heat_map, leaning, mean_matrix
 
 COLOURS = ("#4477AA", "#228833", "#AA3377", "#66CCEE", "#EE8866", "#332288", "#999933")
@@ -100,6 +101,7 @@ def pictures(collection: Collection) -> list[Picture]:
         drawn = [stream_curves(collection), tasks_seen(collection), retention(collection), cost(collection)]
         drawn += [heat_map(group) for group in collection.groups]
         drawn += [leaning(group) for group in collection.groups if group.first.leans]
+        drawn += [dreaming(group) for group in collection.groups if group.first.fidelity]
         for picture in drawn:
             # Laid out once and then fixed: the layout engine moves things a little on every further drawing.
             picture.figure.draw_without_rendering()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from perdure.core.intervals import LEAST_SEEDS, RESAMPLES
@@ -57,7 +57,8 @@ def page(
         ("stream", "Over the stream", shown["curves"] + shown["tasks-seen"]),
         ("tasks", "Task by task", shown["retention"] + _task_table(collection) + _returns(collection, table)),
         ("matrices", "Score matrices", _matrices(collection, matrices)),
-        ("leaning", "Which task leans on which", "".join(shown[p.name] for p, _, _ in images if p.name.startswith("leaning-"))),
+        ("leaning", "Which task leans on which", _all(shown, "leaning-")),
+        ("dreams", "What is replayed", _all(shown, "dreams-")),
         ("footprint", "Footprint and protocol", _footprint(collection, table)),
         ("cost", "What it costs", shown["cost"]),
         ("clips", "Clips", _clips(clips, left_out)),
@@ -79,6 +80,11 @@ def page(
         "<footer>Made by perdure from the score matrices of the runs. This page needs no network.</footer>"
         "</body></html>\n"
     )
+
+
+def _all(shown: Mapping[str, str], start: str) -> str:
+    """The figures whose names begin so."""
+    return "".join(figure for name, figure in shown.items() if name.startswith(start))
 
 
 def _meta(collection: Collection) -> str:

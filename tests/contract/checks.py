@@ -64,7 +64,7 @@ def moments(settings: RunConfig) -> dict[tuple[int, str, int | str], str]:
     lab, places = Lab(settings), []
     watch(lab.method, lambda *place: places.append(place))
     lab.learn()
-    phases = list(dict.fromkeys((task, phase) for task, phase, _ in places))
+    phases = list(dict.fromkeys((task, phase) for task, phase, place in places if isinstance(place, int)))
     first, middle, last = phases[0], phases[len(phases) // 2], phases[-1]
     updates = {at: sum(place[:2] == at and isinstance(place[2], int) for place in places) for at in phases}
     chosen: dict[tuple[int, str, int | str], str] = {

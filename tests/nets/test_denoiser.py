@@ -80,6 +80,22 @@ def test_an_average_follows_and_is_a_view():
     assert again.view()["a.b"].equal(average.view()["a.b"])
 
 
+def test_a_warm_average_is_of_the_last_tenth_of_the_updates():
+    average = MovingAverage(0.001, warm_up=True)
+    for i in range(1000):
+        average.follow({"p": torch.tensor([float(i)])})
+    assert 880 < float(average.view()["p"]) < 920, "about a tenth behind"
+    again = MovingAverage(0.001, warm_up=True)
+    again.rebuild(average.architecture())
+    again.load_state_dict(average.state_dict())
+    for one in (average, again):
+        one.follow({"p": torch.tensor([0.0])})
+    assert torch.equal(average.view()["p"], again.view()["p"])
+    average.restart()
+    average.follow({"p": torch.tensor([7.0])})
+    assert average.view()["p"].tolist() == [7.0]
+
+
 def test_an_average_does_not_share_memory_with_what_it_follows():
     source, average = torch.nn.Parameter(torch.zeros(2)), MovingAverage(0.5)
     average.follow({"p": source})

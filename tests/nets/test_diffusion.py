@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from perdure.core.distances import random_directions, sliced_wasserstein
 from perdure.core.errors import UsageError
 from perdure.nets.diffusion import (
     EARLIEST,
@@ -17,7 +18,6 @@ from perdure.nets.diffusion import (
     perturbed,
     wanted,
 )
-from perdure.nets.distances import random_directions, sliced_wasserstein
 from perdure.nets.mixture import Mixture
 
 SCHEDULES = [Linear(), Cosine(), Discrete.ddpm(1000), Discrete.ddpm(50)]

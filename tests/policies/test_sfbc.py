@@ -205,7 +205,53 @@ def test_every_sample_is_told_its_own_task():
     torch.testing.assert_close(policy.noise(both, noisy, t), apart, rtol=1e-5, atol=1e-6)
 
 
+def test_a_behaviour_model_that_is_not_told_the_task_says_the_same_of_all():
+    told, untold = (made(told=value, normaliser="first") for value in (True, False))
+    assert len(told.told) == 2 and len(untold.told) == 0 and not [n for n in untold.private(0) if n.startswith("told")]
+    obs = torch.randn(5, VECTOR.obs.size)
+    for policy, same in ((told, False), (untold, True)):
+        drawn = [policy.candidates(obs, task, 2, torch.Generator().manual_seed(0))[0] for task in (0, 1)]
+        assert torch.equal(*drawn) == same
+
+
+def test_the_average_acts_unless_other_weights_stand_in():
+    policy = made(averaging=0.5)
+    policy.follow()
+    obs = torch.randn(5, VECTOR.obs.size)
+
+    def drawn(weights=None):
+        return policy.acting(weights).candidates(obs, 0, 2, torch.Generator().manual_seed(0))[0]
+
+    before = drawn()
+    with torch.no_grad():
+        for p in policy.denoisers.parameters():
+            p.mul_(0.5)
+    assert torch.equal(drawn(), before)
+    own = {name: p for name, p in policy.named_parameters() if name.startswith(("denoisers.", "told."))}
+    assert not torch.equal(drawn(own), before), "weights that stand in act themselves"
+    policy.follow()
+    assert not torch.equal(drawn(), before)
+    plain = made()
+    plain.follow()
+    assert plain.averages.view() == {}
+
+
+def test_only_the_behaviour_model_is_averaged():
+    assert [stage.follows for stage in made().stages() if not stage.sweep] == [True, False, False]
+
+
+def test_a_critic_reads_raw_observations_where_asked_to():
+    policy = made(critic_inputs="raw")
+    seen = []
+    policy.critic.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch = windows(policy, VECTOR, 0, 3, 1)
+    policy.value(batch, batch.action[:, 0])
+    torch.testing.assert_close(seen[0], torch.cat([batch.obs[:, 0], batch.action[:, 0]], 1))
+
+
 @pytest.mark.parametrize(("options", "words"), [
+    ({"averaging": 2.0}, "policy.averaging is 2.0"), ({"critic_inputs": "none"}, "policy.critic_inputs is 'none'"),
+    ({"sampler": "euler"}, "sampler is 'euler'"),
     ({"width": 30}, "a width that 4 divides"), ({"sweeps": -1}, "sweeps -1"), ({"candidates": 3, "average": 4}, "average is 4"),
     ({"evaluations": 0}, "policy.evaluations is 0"), ({"normaliser": "none"}, "policy.normaliser is 'none'"),
     ({"sampling": "fast"}, "policy.sampling is 'fast'"),

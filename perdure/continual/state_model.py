@@ -1,0 +1,141 @@
+"""StateModel: a generator of the observations of every task that was learned, for replay without stored data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import Parameter
+
+from perdure.core.policy import Stats
+from perdure.nets.moving_average import MovingAverage
+from perdure.nets.state_nets import StateNet
+
+TOLD = 16
+"""Size of the vector that tells the generator a task."""
+
+MARGIN = 0.05
+"""Of the range of the data, by which generated observations may leave it."""
+
+
+class StateModel(nn.Module):
+    """Scales observations, tells the network the task, and draws with the average of its weights."""
+
+    def __init__(self, make: Callable[[int], StateNet | None], scale: Literal["first", "range"], averaging: float):
+        """Args:
+        make: from the size of an observation to the network; None where only scales are wanted.
+        scale: `first`: mean and deviation of the first task for all; `range`: every task's own range becomes [-1, 1].
+        averaging: share of the new weights in each update of the average; 0: the weights themselves draw.
+        """
+        super().__init__()
+        self.make, self.scale, self.averaging = make, scale, averaging
+        self.net: StateNet | None = None
+        self.told = nn.ParameterDict()
+        self.averages = MovingAverage(averaging, warm_up=True)
+        self.size = 0
+
+    def add_task(self, task: int, stats: Stats, low: Tensor, high: Tensor) -> None:
+        """Open a task with the statistics and the range (O,) each of its observations."""
+        self._open(task, len(low))
+        self.averages.restart()
+        own = task if self.scale == "range" else next(iter(self.tasks()))
+        if own == task:
+            centre, width = ((low + high) / 2, (high - low) / 2) if self.scale == "range" else (stats.mean, stats.std)
+            self.get_buffer(f"centre_{task}").copy_(centre)
+            self.get_buffer(f"width_{task}").copy_(torch.where(width > 1e-6, width, torch.ones_like(width)))
+        self.get_buffer(f"low_{task}").copy_(low - MARGIN * (high - low))
+        self.get_buffer(f"high_{task}").copy_(high + MARGIN * (high - low))
+
+    def _open(self, task: int, size: int) -> None:
+        if not self.told:
+            self.net, self.size = self.make(size), size
+        if self.scale == "range" or not self.told:
+            self.register_buffer(f"centre_{task}", torch.zeros(size))
+            self.register_buffer(f"width_{task}", torch.ones(size))
+        self.register_buffer(f"low_{task}", torch.zeros(size))
+        self.register_buffer(f"high_{task}", torch.zeros(size))
+        self.told[f"task-{task}"] = Parameter(torch.randn(TOLD))
+
+    def tasks(self) -> list[int]:
+        return [int(name.removeprefix("task-")) for name in self.told]
+
+    def _scale_of(self, task: int) -> tuple[Tensor, Tensor]:
+        own = task if self.scale == "range" else self.tasks()[0]
+        return self.get_buffer(f"centre_{own}"), self.get_buffer(f"width_{own}")
+
+    def scaled(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        """(B, O) raw observations on the scale of each one's task."""
+        centre, width = (torch.stack(values) for values in zip(*map(self._scale_of, tasks), strict=True))
+        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
+        return (obs - row @ centre) / (row @ width)
+
+    def unscaled(self, x: Tensor, task: int) -> Tensor:
+        """(n, O) raw observations, within the range of the task's data."""
+        centre, width = self._scale_of(task)
+        return (x * width + centre).clamp(self.get_buffer(f"low_{task}"), self.get_buffer(f"high_{task}"))
+
+    # -- learning -------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Part of the network -> how its optimizer differs."""
+        assert self.net is not None
+        return self.net.recipes
+
+    def trained(self, part: str) -> dict[str, Parameter]:
+        """Parameters that a part's loss trains, by name; what the tasks are told belongs to the generator."""
+        assert self.net is not None
+        told = {f"told.{name}": p for name, p in self.told.items()} if part == "generator" else {}
+        return {f"net.{name}": p for name, p in self.net.parameters_of(part).items()} | told
+
+    def due(self, part: str, update: int) -> bool:
+        """Whether the part is trained in this update."""
+        assert self.net is not None
+        return self.net.due(part, update)
+
+    def loss(self, part: str, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        """(B,) of raw observations (B, O) of these tasks (B,)."""
+        assert self.net is not None
+        told = torch.stack([self.told[f"task-{k}"] for k in tasks])
+        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
+        return self.net.loss(part, self.scaled(obs, task, tasks), row @ told)
+
+    def follow(self) -> None:
+        """After an update: move the average."""
+        if self.averaging:
+            self.averages.follow({name: p for name, p in self.named_parameters() if name.startswith(("net.", "told."))})
+
+    # -- drawing --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw(self, task: int, n: int, g: Generator | None) -> Tensor:
+        """(n, O) raw observations of a task, within the range of its data."""
+        assert self.net is not None
+        weights = self.averages.view()
+        told = weights.get(f"told.task-{task}", self.told[f"task-{task}"]).detach().expand(n, -1)
+        own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
+        drawn = functional_call(_Drawing(self.net), {f"net.{name}": value for name, value in own.items()}, (told, g))
+        return self.unscaled(drawn, task)
+
+    # -- saving ---------------------------------------------------------------------------------------------
+
+    def architecture(self) -> dict[str, Any]:
+        return {"tasks": self.tasks(), "size": self.size, **self.averages.architecture()}
+
+    def rebuild(self, architecture: Mapping[str, Any]) -> None:
+        for task in architecture["tasks"]:
+            self._open(int(task), int(architecture["size"]))
+        self.averages.rebuild(architecture)
+
+
+class _Drawing(nn.Module):
+    """`StateNet.draw` as a forward pass, so that other weights can stand in."""
+
+    def __init__(self, net: StateNet):
+        super().__init__()
+        self.net = net
+
+    def forward(self, told: Tensor, g: Generator | None) -> Tensor:
+        return self.net.draw(told, g)

@@ -1,0 +1,393 @@
+"""cugro: dual generative replay; a generator dreams observations of earlier tasks, the behaviour model what was done there.
+
+Paper      Liu et al. 2024, "Continual Offline Reinforcement Learning via Diffusion-based Dual Generative Replay" (arXiv
+           2404.10662)
+Objective  behaviour model and state generator: denoising of new data and of dreams; critic: the policy's own regression on new
+           data + penalty * squared distance to what the old critic said of the dreams
+Keeps      the policy, the state generator, and per task a vector, ranges and a sketch of its data (2 KB); no row of any data.
+           Dreams are made when a task begins and let go of when it ends
+Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
+Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
+           the updates do not grow with it; one scale for all observations; the behaviour model is told the task; both
+           generators act and dream with averaged weights, low time frequencies and 15 evaluations of a second-order sampler;
+           the penalty is a mean over tasks; tasks whose data come again are recognised and not dreamed; dreams that no longer
+           look like the data stop the run. `compat`: as in the released code, but the critic's dreams keep the observations of
+           the first set and draw actions anew, where the code draws both anew, and updates take the place of epochs
+Status     see docs/reproduction.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Generator, Tensor
+
+from perdure.continual.compat import set_released
+from perdure.continual.dreams import Dreams, as_windows, bare, rows_of
+from perdure.continual.sketch import Sketches
+from perdure.continual.state_model import TOLD, StateModel
+from perdure.core.batch import Windows, average, concatenate
+from perdure.core.errors import GuardError, UsageError
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.rng import keyed
+from perdure.core.spec import Spec
+from perdure.core.task import Task
+from perdure.data.memory import ReplayMemory
+from perdure.nets.diffusion import Grid, Sampler, SamplerName
+from perdure.nets.state_nets import NETS, DiffusionNet, StateNet
+from perdure.policies.sfbc import SfBC
+
+AT_ONCE = 4096
+"""Dreams of one part of the phase that makes them."""
+
+RELEASED: dict[str, Any] = {
+    "dreams": 0, "balance": "equal", "budget": "growing", "scale": "range", "averaging": 0.0, "frequency_scale": 30.0,
+    "sampler": "dpm-3", "evaluations": 100, "grid": "time", "penalty_over": "sum", "left_out": 0.0, "recognise": 0.0,
+    "on_collapse": "go_on",
+}  # fmt: skip
+"""What `compat` sets."""
+
+RELEASED_POLICY: dict[str, Any] = {
+    "told": False, "frequency_scale": 30.0, "sampler": "dpm-3", "evaluations": 100, "grid": "time", "critic_inputs": "raw",
+    "sweeps": 0, "averaging": 0.0,
+}  # fmt: skip
+
+OWN_POLICY: dict[str, Any] = {"normaliser": "first", "averaging": 0.001}
+"""Options of the policy: of `compat`, and otherwise."""
+
+
+@dataclass(frozen=True)
+class CuGROConfig(MethodConfig):
+    """Dual generative replay."""
+
+    replay: Literal["diffusion", "vae", "gan", "oracle", "noise", "none"] = "diffusion"
+    """What earlier tasks are replayed from: a generator of observations of this kind, oracle: their real data, noise: normal
+    observations and uniform actions, none: nothing."""
+    dreams: int = 10_000
+    """Pairs per earlier task; 0: as many as the new task has transitions."""
+    balance: Literal["half", "equal"] = "half"
+    """Of a batch of the generators: half of it is dreams, or as many of every earlier task as of the new one."""
+    budget: Literal["constant", "growing"] = "constant"
+    """growing: the generators' updates grow with the number of tasks."""
+    state_steps: int = 3000
+    """Updates of the state generator per task."""
+    state_width: int = 128
+    """Of its outermost block; the inner ones have a half and a quarter."""
+    scale: Literal["first", "range"] = "first"
+    """Of observations in the state generator: that of the first task for all, or each task's range becomes [-1, 1]."""
+    averaging: float = 0.001
+    """Share of the new weights in each update of the state generator's average; 0: none."""
+    frequency_scale: float = 1.0
+    """Standard deviation of the frequencies of its time (released code: 30)."""
+    sampler: SamplerName = "dpm++"
+    evaluations: int = 15
+    """Of the network per observation."""
+    grid: Grid = "log-snr"
+    guidance: float = 0.0
+    """How much the task is stressed when observations are drawn (the paper's future work); 0: not."""
+    left_out: float = 0.1
+    """Share of the rows in training whose task is left out, for guidance."""
+    penalty: float = 1.0
+    """Of the critic's distance to the old critic on dreams (lambda in the code)."""
+    penalty_over: Literal["mean", "sum"] = "mean"
+    """Whether that distance is a mean over earlier tasks or their sum."""
+    recognise: float = 0.1
+    """Largest distance, in standard deviations, at which data count as those of an earlier task come again; 0: never."""
+    collapse: float = 0.5
+    """Distance of dreamed from real observations and actions, in standard deviations, above which replay has collapsed."""
+    on_collapse: Literal["stop", "coreset", "go_on"] = "stop"
+    """stop: the run ends with exit code 3; coreset: a few real pairs of the task, kept for this, are replayed instead."""
+    coreset: int = 200
+    """Pairs per task that `on_collapse coreset` keeps."""
+    compat: bool = False
+    """The reference mode: as in the released code, of the policy too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_released(self, RELEASED)
+        choices = {"replay": (*NETS, "oracle", "noise", "none"), "balance": ("half", "equal"), "scale": ("first", "range"),
+                   "budget": ("constant", "growing"), "penalty_over": ("mean", "sum"),
+                   "on_collapse": ("stop", "coreset", "go_on")}
+        for name, known in choices.items():
+            if self.__dict__[name] not in known:
+                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(known)}")
+        for name in ("dreams", "averaging", "penalty", "recognise", "guidance"):
+            if not self.__dict__[name] >= 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give 0 or a number above 0")
+        for name in ("state_steps", "coreset", "collapse"):
+            if not self.__dict__[name] > 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        if self.state_width < 4 or self.state_width % 4:
+            raise UsageError(f"method.state_width is {self.state_width}; give a number that 4 divides")
+        if not (self.averaging <= 1 and 0 <= self.left_out < 1):
+            raise UsageError(f"method.averaging is {self.averaging} and left_out {self.left_out}; give shares from 0 to 1, and"
+                             " leave out less than 1")
+        Sampler(self.sampler, self.evaluations, self.grid)
+
+
+class CuGRO(Method):
+    """Dual generative replay."""
+
+    Config = CuGROConfig
+    trains_staged = True
+    works_with: ClassVar[tuple[str, ...]] = ("sfbc",)
+    config: CuGROConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        if not isinstance(self.policy, SfBC):
+            raise UsageError(f"the policy is {type(self.policy).__name__}; cugro dreams what sfbc's behaviour model would do, so"
+                             " use --policy sfbc")
+        self.states = StateModel(self._net, config.scale, config.averaging)
+        self.sketches = Sketches(seed)
+        self.memory = ReplayMemory()
+        self.resume = Dreams()
+        self.repeated: dict[int, int] = {}
+        """Earlier task whose data came again -> the task that they came with, the last one."""
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.TASK_ID} | ({Need.PAST_DATA} if config.replay == "oracle" else set())
+                         | ({Need.MEMORY} if config.on_collapse == "coreset" else set()))
+
+    @classmethod
+    def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
+        first, *others = specs
+        for name in others:
+            if specs[name].key != specs[first].key:
+                raise UsageError(f"cugro dreams with one generator for all tasks, but {first} has {specs[first].key} and {name}"
+                                 f" has {specs[name].key}; choose a stream of equal spaces: nothing aligns others yet")
+
+    @classmethod
+    def policy_options(cls, config: Any) -> dict[str, Any]:
+        return RELEASED_POLICY if config.compat else OWN_POLICY
+
+    def _net(self, size: int) -> StateNet | None:
+        config = self.config
+        if config.replay not in NETS:
+            return None
+        if config.replay != "diffusion":
+            return NETS[config.replay](size, TOLD, 2 * config.state_width)
+        sampler = Sampler(config.sampler, config.evaluations, config.grid)
+        return DiffusionNet(size, TOLD, config.state_width, scale=config.frequency_scale, sampler=sampler,
+                            left_out=config.left_out, guidance=config.guidance)
+
+    @property
+    def dreams(self) -> Dreams:
+        """What is replayed while the present task is learned."""
+        return cast(Dreams, self.resume)
+
+    # -- learning -------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        config, view, policy = self.config, access.current, cast(SfBC, self.policy)
+        grown = task.index + 1 if config.budget == "growing" else 1
+        behaviour, *critics = policy.stages()
+
+        def start() -> None:
+            self.open_task(task, access)
+            observations, _ = rows_of(view)
+            with keyed(self.seed, "states", task.index):
+                self.states.add_task(task.index, view.stats(), observations.amin(0), observations.amax(0))
+            self.states.to(observations.device)
+            named = dict(policy.named_parameters())
+            self.optimizer("behaviour", {n: p for n, p in named.items() if not n.startswith("critic.")})
+            self.optimizer("critic", {n: p for n, p in named.items() if n.startswith("critic.")})
+            for part, recipe in self.states.parts().items() if self._dreams_states else ():
+                self.optimizer(f"states {part}", self.states.trained(part), **recipe)
+
+        def train_behaviour(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
+            return {"fit": self.descend("behaviour", average(loss, self._mixed(view, step)))}
+
+        def train_states(step: Step) -> Mapping[str, Tensor]:
+            batch, values = self._mixed(view, step), {}
+            for part in self.states.parts():
+                if self.states.due(part, step.index):
+                    loss = self.states.loss(part, batch.obs[:, 0], batch.task, batch.tasks).mean()
+                    values[part] = self.descend(f"states {part}", loss)
+            self.states.follow()
+            return values
+
+        def train_critic(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
+            fit = average(loss, view.windows(1, config.batch, step))
+            if not self.dreams.tasks() or not config.penalty:
+                return {"fit": self.descend("critic", fit)}
+            old = self.dreams.draw(config.batch, step.generator("dreams", view.device))
+            moved = (policy.value(old, old.action[:, 0]) - old.extra["kept"]).square().mean()
+            share = config.penalty * (len(self.dreams.tasks()) if config.penalty_over == "sum" else 1)
+            return {"fit": self.descend("critic", fit + share * moved), "moved": moved.detach()}
+
+        def finish() -> None:
+            self._finish(task.index, access)
+
+        def parts() -> int:
+            return len(self._parts(task.index))
+
+        longer = replace(behaviour, share=behaviour.share * grown)
+        return [
+            Phase("dream", parts, lambda step: self._dream(step, access), begin=lambda: self._begin(task, access),
+                  end=lambda: self._judge(task.index), trains=False),
+            *self.stages([longer], lambda: policy, [view], start, train_behaviour, closes=False),
+            Phase("states", config.state_steps * grown, train_states, when=lambda: self._dreams_states, trains=False),
+            Phase("dream again", parts, self._redream, when=lambda: config.compat, trains=False),
+            *self.stages(critics, lambda: policy, [view], lambda: None, train_critic, end=finish),
+        ]
+
+    @property
+    def _dreams_states(self) -> bool:
+        """Whether a generator of observations is trained and drawn from."""
+        return self.config.replay in NETS
+
+    def open_task(self, task: Task, access: Any) -> None:
+        super().open_task(task, access)
+        if self.config.scale == "range":
+            observations, _ = rows_of(access.current)
+            low, high = observations.amin(0), observations.amax(0)
+            width = torch.where(high > low, (high - low) / 2, torch.ones_like(low))
+            stats = replace(access.current.stats(), mean=(low + high).cpu() / 2, std=width.cpu())
+            cast(SfBC, self.policy).set_statistics(task.index, stats)
+
+    def _mixed(self, view: Any, step: Step) -> Windows:
+        """A batch of the generators: new pairs and dreams."""
+        earlier, batch = len(self.dreams.tasks()), self.config.batch
+        if not earlier:
+            return bare(view.windows(1, batch, step))
+        new = batch // 2 if self.config.balance == "half" else max(1, batch // (earlier + 1))
+        dreamt = self.dreams.draw(batch - new, step.generator("dreams", view.device))
+        return concatenate([bare(view.windows(1, new, step)), bare(dreamt)])
+
+    # -- dreams ---------------------------------------------------------------------------------------------
+
+    def _begin(self, task: Task, access: Any) -> None:
+        """Make room for dreams of every earlier task; those of a task whose data come again are read from the new data."""
+        if self.config.replay == "none" or not self.policy.tasks():
+            return
+        observations, actions = rows_of(access.current)
+        count = self.config.dreams or len(observations)
+        for earlier in self.policy.tasks():
+            self.dreams.open(earlier, count, task.spec)
+        self.dreams.to(observations.device)
+        for earlier in self.policy.tasks():
+            distance = self.sketches.distance(earlier, self._points(observations, actions, earlier))
+            if distance < self.config.recognise:
+                self.repeated[earlier] = task.index
+                g = self.generator("repeated", task.index, earlier)
+                chosen = torch.randint(len(observations), (count,), generator=g).to(observations.device)
+                self._fill(earlier, 0, observations[chosen], actions[chosen])
+
+    def _awake(self, task: int) -> list[int]:
+        """Earlier tasks that are dreamed of while `task` is learned."""
+        return [earlier for earlier in self.dreams.tasks() if self.repeated.get(earlier) != task]
+
+    def _parts(self, task: int) -> list[tuple[int, int, int]]:
+        """(earlier task, first row, rows) of every part of its dreams."""
+        parts = []
+        for earlier in self._awake(task):
+            count, _ = self.dreams.sets[earlier]
+            parts += [(earlier, begin, min(AT_ONCE, count - begin)) for begin in range(0, count, AT_ONCE)]
+        return parts
+
+    def _dream(self, step: Step, access: Any) -> Mapping[str, Tensor]:
+        """One part of the dreams of an earlier task."""
+        task, begin, n = self._parts(step.task)[step.index]
+        device = self.dreams.of(task)[0].device
+        obs, action = self._replayed(task, n, step.generator("dream", device), access)
+        self._fill(task, begin, obs, action)
+        return {"distance": torch.tensor(self.sketches.distance(task, self._points(obs, action, task)))}
+
+    def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor]:
+        """Observations (n, O) and actions (n, A) of an earlier task."""
+        if self.config.replay == "oracle":
+            observations, actions = rows_of(access.past()[task])
+            chosen = torch.randint(len(observations), (n,), generator=g, device=g.device)
+            return observations[chosen], actions[chosen]
+        if self.config.replay == "noise":
+            size = self.dreams.sets[task][1].action.size
+            noise = self.states.unscaled(torch.randn(n, self.states.size, generator=g, device=g.device), task)
+            return noise, torch.rand(n, size, generator=g, device=g.device) * 2 - 1
+        return self._made(task, n, g)
+
+    def _made(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor]:
+        """Observations (n, O) of a task from the generator, and what the behaviour model would do there (n, A)."""
+        obs = self.states.draw(task, n, g)
+        return obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0]
+
+    @torch.no_grad()
+    def _fill(self, task: int, begin: int, obs: Tensor, action: Tensor) -> None:
+        """Store pairs with what the critic says of them before it learns the new task."""
+        self.dreams.put(task, begin, obs=obs, action=action, value=self._valued(task, obs, action))
+
+    def _valued(self, task: int, obs: Tensor, action: Tensor) -> Tensor:
+        """(n,), the critic's values of pairs of a task."""
+        index = torch.full((len(obs),), task, device=obs.device)
+        windows = as_windows(obs, action, index, (task,), self.dreams.sets[task][1])
+        return cast(SfBC, self.policy).value(windows, action)
+
+    @torch.no_grad()
+    def _redream(self, step: Step) -> Mapping[str, Tensor]:
+        """Draw the actions of one part anew, from the behaviour model as it is now."""
+        task, begin, n = self._parts(step.task)[step.index]
+        obs = self.dreams.of(task)[0][begin : begin + n]
+        g = step.generator("dream", obs.device)
+        self._fill(task, begin, obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0])
+        return {}
+
+    def _judge(self, task: int) -> None:
+        """Compare what was dreamed with the sketches of what was real.
+
+        Raises:
+            GuardError: a task's dreams are further away than `collapse`, and `on_collapse` is stop.
+        """
+        if not self._dreams_states or self.config.on_collapse == "go_on":
+            return
+        for earlier in self._awake(task):
+            distance = self.sketches.distance(earlier, self._points(*self.dreams.of(earlier), earlier))
+            if distance <= self.config.collapse:
+                continue
+            if self.config.on_collapse == "stop":
+                raise GuardError(f"replay collapsed: the dreams of task {earlier + 1} are {distance:.2f} standard deviations from"
+                                 f" its data, more than method.collapse {self.config.collapse:g}; the agent before it is kept."
+                                 " Give the generators more method.state_steps, or use --method.on_collapse coreset")
+            kept = self.memory.all(earlier)
+            rows = torch.arange(self.dreams.sets[earlier][0], device=kept.obs.device) % len(kept)
+            self._fill(earlier, 0, kept.obs[rows, 0], kept.action[rows, 0])
+
+    def _finish(self, task: int, access: Any) -> None:
+        """Keep the sketch of a task's data, and let go of the dreams."""
+        self.sketches.add(task, self._points(*rows_of(access.current), task))
+        self.sketches.to(access.current.sampler.device)
+        if self.config.on_collapse == "coreset":
+            access.keep(self.memory, access.current.windows(1, self.config.coreset, Step(self.seed, task, "coreset", 0)))
+        self.dreams.clear()
+
+    def _points(self, obs: Tensor, action: Tensor, task: int) -> Tensor:
+        """(N, O + A), observations on the scale of a task's, and actions: what sketches are made of."""
+        index = torch.full((len(obs),), task, device=obs.device)
+        return torch.cat([self.states.scaled(obs, index, (task,)), action], 1)
+
+    def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
+        return self._made(task, n, g) if self._dreams_states else None
+
+    # -- saving ---------------------------------------------------------------------------------------------
+
+    def memory_bytes(self) -> int:
+        return self.memory.bytes()
+
+    def unused_parameters(self) -> int:
+        return super().unused_parameters() + sum(p.numel() for p in self.states.parameters())
+
+    def architecture(self) -> dict[str, Any]:
+        parts = {"states": self.states, "sketches": self.sketches, "dreams": self.dreams, "memory": self.memory}
+        repeated = [[earlier, task] for earlier, task in self.repeated.items()]
+        return super().architecture() | {name: part.architecture() for name, part in parts.items()} | {"repeated": repeated}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.states.rebuild(architecture["states"])
+        self.sketches.rebuild(architecture["sketches"])
+        self.dreams.rebuild(architecture["dreams"])
+        self.memory.rebuild(architecture["memory"])
+        self.repeated = {int(earlier): int(task) for earlier, task in architecture["repeated"]}

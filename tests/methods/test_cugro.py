@@ -1,0 +1,251 @@
+"""cugro: the losses by hand, dreams that hold no data, controls, collapse, and tasks that come again."""
+
+import hashlib
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny import Lab, config, stream_of
+
+from perdure.continual.dreams import Dreams, rows_of
+from perdure.continual.sketch import Sketches
+from perdure.core.batch import concatenate
+from perdure.core.errors import GuardError, UsageError
+from perdure.core.method import Need, Step
+from perdure.core.rng import seed_everything
+from perdure.core.state import capture
+from perdure.experiment import resolve
+from perdure.methods.cugro import OWN_POLICY, RELEASED, RELEASED_POLICY
+
+
+def learned(tasks=1, **options):
+    """A lab that has learned its first tasks and begun the next one."""
+    lab = Lab(config("cugro", "sfbc", tasks=3, **options))
+    return lab.learn(*range(tasks))
+
+
+def begin(lab, task, until):
+    """Play the phases of a task before `until`, and give that one, begun."""
+    for phase in lab.phases(task):
+        if phase.name == until:
+            seed_everything(0, task, phase.name, "begin")
+            if phase.begin is not None:
+                phase.begin()
+            return phase
+        if phase.when():
+            lab.play(task, phase)
+    raise AssertionError(until)
+
+
+# -- dreams --------------------------------------------------------------------------------------------------------
+
+
+def test_dreams_are_of_earlier_tasks_and_carry_what_the_old_critic_said():
+    lab = learned(2)
+    dream = begin(lab, 2, "dream")
+    old = lab.method.copy()
+    for i in range(dream.steps()):
+        dream.update(Step(0, 2, "dream", i))
+    assert lab.method.dreams.tasks() == [0, 1]
+    batch = lab.method.dreams.draw(9, torch.Generator().manual_seed(0))
+    assert batch.task.tolist() == [0] * 5 + [1] * 4 and batch.tasks == (0, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(old.policy.value(batch, batch.action[:, 0]), batch.extra["kept"])
+    data = rows_of(lab.access(0).current)[0]
+    low, high = data.amin(0), data.amax(0)
+    margin = 0.05 * (high - low) + 1e-6
+    obs = lab.method.dreams.of(0)[0]
+    assert bool((obs >= low - margin).all()) and bool((obs <= high + margin).all())
+
+
+def test_the_agent_holds_no_row_of_any_data_and_grows_by_little():
+    lab, sizes = Lab(config("cugro", "sfbc", tasks=3)), []
+    for task in range(3):
+        lab.learn(task)
+        _, tensors = capture(lab.method)
+        assert not [name for name in tensors["resume"] if name.startswith("resume.")], "dreams end with their task"
+        sizes.append(sum(value.nbytes for name, value in tensors["agent"].items()
+                         if not name.startswith(("policy.critic.bank", "policy.normalizer"))))
+    assert max(b - a for a, b in pairwise(sizes)) <= 4096
+    kept = {hashlib.sha256(row.numpy().tobytes()).digest() for value in capture(lab.method)[1]["agent"].values()
+            if value.dim() == 2 for row in value.detach().float().contiguous()}
+    for task in range(3):
+        obs, action = rows_of(lab.access(task).current)
+        for rows in (obs, torch.cat([obs, action], 1)):
+            assert not kept & {hashlib.sha256(row.contiguous().numpy().tobytes()).digest() for row in rows}
+
+
+def test_half_of_a_batch_is_dreams_or_as_many_of_every_task():
+    for balance, new in (("half", 4), ("equal", 2)):
+        lab = learned(2, balance=balance)
+        begin(lab, 2, "behaviour")
+        batch = lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))
+        assert int((batch.task == 2).sum()) == new and len(batch) == 8, balance
+
+
+def test_a_set_of_dreams_survives_json_and_draws_every_row():
+    spec = stream_of(config()).tasks[0].spec
+    made, again = Dreams(), Dreams()
+    made.open(3, 5, spec)
+    made.put(3, 1, obs=torch.arange(2 * spec.obs.size).view(2, -1).float(), value=torch.tensor([4.0, 5.0]))
+    again.rebuild(made.architecture())
+    again.load_state_dict(made.state_dict())
+    drawn = again.draw(200, torch.Generator().manual_seed(0))
+    assert set(drawn.extra["kept"].tolist()) == {0.0, 4.0, 5.0} and drawn.tasks == (3,)
+    made.clear()
+    assert not made.tasks() and not list(made.buffers())
+
+
+# -- the critic ----------------------------------------------------------------------------------------------------
+
+
+def test_the_critics_loss_by_hand_and_heads_that_nothing_pulls():
+    for penalty, over in ((0.7, "mean"), (0.7, "sum"), (0.0, "mean")):
+        lab = learned(2, penalty=penalty, penalty_over=over)
+        critic = begin(lab, 2, "critic")
+        method, step = lab.method, Step(0, 2, "critic", 0)
+        view = lab.access(2).current
+        method.policy.annotate(view)
+        new = view.windows(1, 8, step)
+        old = method.dreams.draw(8, step.generator("dreams"))
+        expected = (method.policy.value(new, new.action[:, 0]) - new.extra["value"]).square().mean()
+        if penalty:
+            apart = method.policy.value(old, old.action[:, 0]) - old.extra["kept"]
+            gaps = [apart[old.task == j].square().mean() for j in (0, 1)]
+            expected = expected + penalty * (sum(gaps) if over == "sum" else sum(gaps) / 2)
+        seen = []
+        method.descend = lambda name, loss, seen=seen, **rest: seen.append(loss) or loss.detach()
+        critic.update(step)
+        torch.testing.assert_close(seen[0], expected)
+        for j in (0, 1):
+            head = method.policy.critic.bank.heads[f"task-{j}"].weight
+            (slope,) = torch.autograd.grad(seen[0], head, retain_graph=True, allow_unused=True)
+            assert (slope is None or not slope.any()) == (penalty == 0.0)
+
+
+def test_the_penalty_holds_the_old_heads():
+    """Values of dreams move less with the penalty than without it: to less than a third in 100 updates."""
+    moved = {}
+    for penalty in (1.0, 0.0):
+        lab = learned(1, steps=300, batch=64, dreams=256, penalty=penalty, learning_rate=1e-3)
+        begin(lab, 1, "plan 1")
+        dreams = lab.method.dreams.draw(256, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            moved[penalty] = float((lab.method.policy.value(dreams, dreams.action[:, 0]) - dreams.extra["kept"]).abs().mean())
+    assert moved[1.0] < 0.3 * moved[0.0]
+
+
+# -- controls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", ["vae", "gan", "noise", "none", "oracle"])
+def test_controls_run_on_the_same_path(replay):
+    lab = Lab(config("cugro", "sfbc", tasks=2, replay=replay)).learn()
+    assert lab.actions(0).shape == lab.actions(1).shape
+    assert (lab.method.dreamed(0, 3, torch.Generator()) is None) == (replay in ("noise", "none", "oracle"))
+    assert (Need.PAST_DATA in lab.needs) == (replay == "oracle")
+
+
+def test_the_oracle_replays_real_rows():
+    lab = learned(1, replay="oracle")
+    dream = begin(lab, 1, "dream")
+    for i in range(dream.steps()):
+        dream.update(Step(0, 1, "dream", i))
+    real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
+    assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
+
+
+def test_nothing_is_replayed_without_replay():
+    lab = learned(1, replay="none")
+    begin(lab, 1, "critic")
+    assert not lab.method.dreams.tasks()
+
+
+# -- what is noticed -----------------------------------------------------------------------------------------------
+
+
+def test_a_collapse_stops_the_run_or_falls_back_to_a_few_real_pairs():
+    lab = learned(1, collapse=1e-6)
+    with pytest.raises(GuardError, match=r"replay collapsed: the dreams of task 1 are .* more than method.collapse 1e-06"):
+        begin(lab, 1, "behaviour")
+    lab = learned(1, collapse=1e-6, on_collapse="coreset", coreset=5)
+    assert lab.method.memory_bytes() > 0 and Need.MEMORY in lab.needs
+    begin(lab, 1, "behaviour")
+    real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
+    replayed = {tuple(row) for row in torch.cat(lab.method.dreams.of(0), 1).tolist()}
+    assert replayed <= real and len(replayed) == 5
+    lab = learned(1, collapse=1e-6, on_collapse="go_on")
+    begin(lab, 1, "behaviour")
+
+
+def test_a_task_that_comes_again_is_recognised_and_not_dreamed():
+    lab = learned(2)
+    lab.views.views[2] = type(lab.views.views[2])(lab.stream.tasks[0])  # the data of task 0 again
+    lab.views.views[2].sampler.task = 2
+    dream = begin(lab, 2, "dream")
+    assert lab.method.repeated == {0: 2}
+    assert {task for task, _, _ in lab.method._parts(2)} == {1} and dream.steps() == 1
+    real = {tuple(row) for row in torch.cat(rows_of(lab.access(2).current), 1).tolist()}
+    assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
+
+
+def test_other_tasks_are_not_taken_for_the_same():
+    lab = learned(2)
+    begin(lab, 2, "behaviour")
+    assert lab.method.repeated == {}
+
+
+def test_a_sketch_knows_its_data_and_not_others():
+    g = torch.Generator().manual_seed(0)
+    points, sketches = torch.randn(4000, 6, generator=g), Sketches(0)
+    sketches.add(0, points[:2000])
+    assert sketches.distance(0, points[:2000]) == 0 and sketches.distance(0, points[2000:]) < 0.05
+    assert sketches.distance(0, points + 1) > 0.3 and sketches.distance(0, 2 * points) > 0.3
+    again = Sketches(0)
+    again.rebuild(sketches.architecture())
+    again.load_state_dict(sketches.state_dict())
+    assert again.distance(0, points[2000:]) == sketches.distance(0, points[2000:])
+    assert sum(value.nbytes for value in sketches.buffers()) <= 2048
+
+
+# -- configuration -------------------------------------------------------------------------------------------------
+
+
+def test_the_method_brings_its_policy():
+    plain = resolve("cugro", "toy")
+    assert plain.policy == "sfbc" and OWN_POLICY.items() <= plain.policy_config.items()
+    released = resolve("cugro", "toy", method_options={"compat": True})
+    assert RELEASED.items() <= released.method_config.items() and RELEASED_POLICY.items() <= released.policy_config.items()
+    assert resolve("cugro", "toy", policy_options={"normaliser": "task"}).policy_config["normaliser"] == "task"
+
+
+def test_the_reference_mode_runs():
+    lab = Lab(config("cugro", "sfbc", tasks=2, compat=True, state_steps=4, state_width=16,
+                     policy_options={"evaluations": 4})).learn()
+    assert lab.method.policy.told == {} or len(lab.method.policy.told) == 0
+    assert "dream again" in [phase.name for phase in lab.phases(1) if phase.when()]
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"replay": "dreams"}, "method.replay is 'dreams'; use one of diffusion"), ({"penalty": -1.0}, "method.penalty is -1.0"),
+    ({"state_width": 30}, "method.state_width is 30"), ({"averaging": 2.0}, "method.averaging is 2.0"),
+    ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "scale": "first", "evaluations": 7},
+                                                   "method.evaluations is 7 and method.compat true"),
+])  # fmt: skip
+def test_values_that_cannot_be_meant_are_named(options, words):
+    with pytest.raises(UsageError, match=words):
+        resolve("cugro", "toy", method_options=options)
+
+
+def test_other_policies_and_unequal_spaces_are_refused():
+    with pytest.raises(UsageError, match="policy is 'bc', and cugro works with sfbc"):
+        resolve("cugro", "toy", policy="bc")
+    with pytest.raises(UsageError, match=r"one generator for all tasks.*nothing aligns others yet"):
+        Lab(config("cugro", "sfbc", "toy-spaces"))
+
+
+def test_batches_of_new_pairs_and_dreams_join():
+    lab = learned(1)
+    begin(lab, 1, "behaviour")
+    batch = lab.method._mixed(lab.access(1).current, Step(0, 1, "behaviour", 0))
+    assert concatenate([batch]).extra == {} and set(batch.tasks) == {0, 1}
