@@ -33,6 +33,7 @@ SIZES = {"bc": FLAT, "td3bc": FLAT, "iql": FLAT, "sfbc": {"width": 16, "critic_w
          "dt": {"width": 16, "layers": 2, "attention_heads": 2, "context": 4}}
 EXTRA = {"ewc": {"fisher_batches": 2, "fisher_batch": 8}, "mas": {"importance_batches": 2, "importance_batch": 8},
          "cugro": {"dreams": 16, "state_steps": 4, "state_width": 16, "evaluations": 3, "collapse": 100.0},
+         **{name: {"dreams": 60, "state_steps": 4, "state_width": 16, "evaluations": 3} for name in ("dgr", "tdgr", "cril")},
          "rwalk": {"interval": 3}, "er": {"memory_share": 0.2},
          "der": {"memory_share": 0.2}, "agem": {"memory_share": 0.2}, "clonex": {"memory_share": 0.2}}
 EVALUATION = {"episodes": 2, "shared": 1, "curve": 1, "slots": 2}

@@ -56,6 +56,14 @@ REPLAY = {"memory_bytes": 3_000_000}
 """For all tasks together, so that replay methods are compared at the same number of bytes (about 5 % of the data of cw10-v3)."""
 
 
+def on_bodies(quality: str) -> list[Row]:
+    """One model per body, as in offline reinforcement learning of single tasks."""
+    options = {"quality": quality}
+    return [*(Row("independent", "hopper-walker-cheetah-v5", policy, (0, 1, 2), stream_options=options)
+              for policy in ("bc", "td3bc", "iql")),
+            *(Row("independent", "hopper-walker-cheetah-v5", policy, stream_options=options) for policy in ("sfbc", "dt"))]
+
+
 def in_order(order: str) -> list[Row]:
     """Two methods on a shuffled order of cw10-v3."""
     return [Row("packnet", "cw10-v3", stream_options={"order": order}),
@@ -160,6 +168,10 @@ TABLES: dict[str, list[Row]] = {
                                for method in ("independent", "tsn_affinity")],
     "atari5-v5-dt": [Row(method, "atari5-v5", "dt", evaluation={"episodes": 10, "shared": 5, "curve": 0})
                      for method in ("independent", "tsn_affinity", "tsn", "finetune")],
+    "hopper-walker-cheetah-v5": on_bodies("medium"),
+    "hopper-walker-cheetah-v5-replay": on_bodies("medium-replay"),
+    "cheetah-vel-v5": [row for policy in ("bc", "td3bc", "iql")
+                       for row in rows("cheetah-vel-v5", "independent finetune er ewc packnet joint", policy)],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 

@@ -18,6 +18,8 @@ STREAMS: dict[str, str] = {
     "ocw10-mt50": "perdure.benchmarks.mt50",
     "panda3-v3": "perdure.benchmarks.panda",
     "atari5-v5": "perdure.benchmarks.atari",
+    "cheetah-vel-v5": "perdure.benchmarks.mujoco",
+    "hopper-walker-cheetah-v5": "perdure.benchmarks.mujoco",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and
 `stream(name, options, say)`."""

@@ -95,12 +95,12 @@ class StateModel(nn.Module):
         assert self.net is not None
         return self.net.due(part, update)
 
-    def loss(self, part: str, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
-        """(B,) of raw observations (B, O) of these tasks (B,)."""
+    def loss(self, part: str, obs: Tensor, task: Tensor, tasks: tuple[int, ...], more: Tensor | None = None) -> Tensor:
+        """(B,) of raw observations (B, O) of these tasks (B,); `more` (B, ...) is told beside them."""
         assert self.net is not None
         told = torch.stack([self.told[f"task-{k}"] for k in tasks])
         row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
-        return self.net.loss(part, self.scaled(obs, task, tasks), row @ told)
+        return self.net.loss(part, self.scaled(obs, task, tasks), _with(row @ told, more))
 
     def follow(self) -> None:
         """After an update: move the average."""
@@ -110,13 +110,14 @@ class StateModel(nn.Module):
     # -- drawing --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def draw(self, task: int, n: int, g: Generator | None) -> Tensor:
-        """(n, O) raw observations of a task, within the range of its data."""
+    def draw(self, task: int, n: int, g: Generator | None, more: Tensor | None = None) -> Tensor:
+        """(n, O) raw observations of a task, within the range of its data; `more` (n, ...) is told beside the task."""
         assert self.net is not None
         weights = self.averages.view()
         told = weights.get(f"told.task-{task}", self.told[f"task-{task}"]).detach().expand(n, -1)
         own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
-        drawn = functional_call(_Drawing(self.net), {f"net.{name}": value for name, value in own.items()}, (told, g))
+        drawn = functional_call(_Drawing(self.net), {f"net.{name}": value for name, value in own.items()},
+                                (_with(told, more), g))
         return self.unscaled(drawn, task)
 
     # -- saving ---------------------------------------------------------------------------------------------
@@ -128,6 +129,10 @@ class StateModel(nn.Module):
         for task in architecture["tasks"]:
             self._open(int(task), int(architecture["size"]))
         self.averages.rebuild(architecture)
+
+
+def _with(told: Tensor, more: Tensor | None) -> Tensor:
+    return told if more is None else torch.cat([told, more], 1)
 
 
 class _Drawing(nn.Module):

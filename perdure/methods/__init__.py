@@ -26,6 +26,9 @@ METHODS: dict[str, str] = {
     "tsn_affinity": "perdure.methods.tsn_affinity:TSNAffinity",
     "compoformer": "perdure.methods.compoformer:CompoFormer",
     "cugro": "perdure.methods.cugro:CuGRO",
+    "dgr": "perdure.methods.dgr:DGR",
+    "tdgr": "perdure.methods.tdgr:TDGR",
+    "cril": "perdure.methods.cril:CRIL",
     "frozen_trunk": "perdure.methods.frozen_trunk:FrozenTrunk",
 }
 """Name on the command line -> `module:Class`."""

@@ -49,6 +49,7 @@ LINES = {
     "run packnet ocw10-mt50 --stream.quality mixed": ("stream.quality is 'mixed'", "near-optimal, suboptimal"),
     "run packnet ocw10-mt50 --stream.episodes 2001": ("stream.episodes is 2001", "2 to 2000"),
     "collect ocw10-mt50": ("reads published episodes", "nothing to collect"),
+    "collect cheetah-vel-v5 --quality medum": ("stream.quality is 'medum'", "did you mean 'medium'?", "full-replay"),
     "collect hammer --horizon 501": ("stream.horizon is 501", "1 to 500"),
     "sweep": ("perdure sweep needs --methods", "example"),
     "sweep --methods finetune": ("perdure sweep needs --streams",),

@@ -25,8 +25,11 @@ RUNS = [
     ("lora", "dt", "toy-spaces"), ("pnn", "bc", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
 ]  # fmt: skip
 
-EQUAL_SPACES = ("compoformer", "cugro")
+EQUAL_SPACES = ("compoformer",)
 """Methods that refuse tasks of different spaces."""
+
+VECTORS = ("cugro", "dgr", "tdgr", "cril")
+"""Methods that refuse all but equal spaces of vectors and continuous actions."""
 
 every_pair = pytest.mark.parametrize(("method", "policy"), PAIRS)
 every_run = pytest.mark.parametrize("case", RUNS, ids="-".join)
@@ -103,7 +106,7 @@ def test_loss_falls(method, policy):
 def test_learns_and_acts(method, policy, stream):
     if method in EQUAL_SPACES and stream == "toy-spaces":
         stream = "toy-pixels"
-    if policy in ("td3bc", "iql", "sfbc") and stream in ("toy-discrete", "toy-pixels"):
+    if method in VECTORS or (policy in ("td3bc", "iql", "sfbc") and stream == "toy-discrete"):
         stream = "toy"
     checks.learns_and_acts(config(method, policy, stream))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from perdure.benchmarks import continual_world
+from perdure.benchmarks import continual_world, mujoco
+from perdure.benchmarks.mujoco_tasks import FAMILIES
 from perdure.core.errors import UsageError
 from perdure.nets import sentences
 from perdure.nets.sentences import ENCODER, KNOWN, SIZE, encoded, sentence_vector
@@ -21,6 +22,11 @@ def test_built_in_descriptions_have_vectors_of_length_one_that_differ():
     assert float(near.max()) < 0.999
     with safe_open(KNOWN, "pt") as file:
         assert file.metadata()["encoder"] == ENCODER
+
+
+def test_the_bodies_have_vectors_too():
+    vectors = torch.stack([sentence_vector(mujoco.text(family, task)) for family, tasks in FAMILIES.items() for task in tasks])
+    assert float((vectors @ vectors.T - torch.eye(len(vectors))).max()) < 0.999
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-tune", "toy-spaces"])

@@ -1,0 +1,212 @@
+"""What the methods share that replay generated observations labelled by the policy as it was: dgr, tdgr and cril."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from perdure.continual.dreams import Dreams, as_windows, bare, rows_of
+from perdure.continual.state_model import TOLD, StateModel
+from perdure.core.batch import Windows, average, concatenate
+from perdure.core.errors import UsageError
+from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.rng import keyed
+from perdure.core.spec import Box, Spec
+from perdure.core.task import Task
+from perdure.nets.diffusion import Sampler
+from perdure.nets.state_nets import NETS, DiffusionNet, StateNet
+from perdure.policies.base import TaskPolicy
+
+AT_ONCE = 4096
+"""Dreams of one part of the phase that makes them."""
+
+
+@dataclass(frozen=True)
+class DreamingConfig(MethodConfig):
+    """Replay of generated observations."""
+
+    dreams: int = 10_000
+    """Observations per earlier task."""
+    balance: Literal["half", "equal"] = "equal"
+    """Of a batch: half of it is dreams, or as many of every earlier task as of the new one (r = 1 / number of tasks)."""
+    generator: Literal["diffusion", "vae", "gan"] = "gan"
+    """Of observations."""
+    state_steps: int = 3000
+    """Updates of the generator per task."""
+    state_width: int = 128
+    """Of the outermost block of a diffusion model; half of the hidden layers of the others."""
+    averaging: float = 0.001
+    """Share of the new weights in each update of the generator's average, which dreams; 0: the weights themselves."""
+    evaluations: int = 15
+    """Of a diffusion model per observation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("balance", ("half", "equal")), ("generator", tuple(NETS))):
+            if self.__dict__[name] not in known:
+                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(known)}")
+        for name in ("dreams", "state_steps"):
+            if not self.__dict__[name] > 0:
+                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        if self.state_width < 4 or self.state_width % 4 or not 0 <= self.averaging <= 1:
+            raise UsageError(f"method.state_width is {self.state_width} and averaging {self.averaging}; give a width that 4"
+                             " divides, and a share from 0 to 1")
+        Sampler("dpm++", self.evaluations)
+
+
+class Dreaming(Method):
+    """Replays what a generator and the policy as it was make of earlier tasks."""
+
+    Config: ClassVar[type] = DreamingConfig
+    works_with = ("bc",)
+    told = TOLD
+    """Numbers that the generator is told: of the task, and what a method adds."""
+    config: DreamingConfig
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        if self.policy.context != 1:
+            raise UsageError(f"the policy looks at {self.policy.context} steps; {type(self).__name__.lower()} dreams of single"
+                             " ones, so use --policy bc")
+        self.states = StateModel(self._net, "first", config.averaging)
+        self.resume = Dreams()
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.TASK_ID})
+
+    @classmethod
+    def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
+        name = cls.__name__.lower()
+        first, *others = specs
+        for other in others:
+            if specs[other].key != specs[first].key:
+                raise UsageError(f"{name} dreams with one generator for all tasks, but {first} has {specs[first].key} and {other}"
+                                 f" has {specs[other].key}; choose a stream of equal spaces")
+        if not isinstance(specs[first].action, Box) or specs[first].obs.dtype == "uint8":
+            raise UsageError(f"{name} dreams of vectors and continuous actions, and {first} has {specs[first].key}; choose"
+                             " another stream or method")
+
+    def _net(self, size: int) -> StateNet:
+        config = self.config
+        if config.generator != "diffusion":
+            return NETS[config.generator](size, self.told, 2 * config.state_width)
+        return DiffusionNet(size, self.told, config.state_width, scale=1.0, sampler=Sampler("dpm++", config.evaluations),
+                            left_out=0.0, guidance=0.0)
+
+    @property
+    def dreams(self) -> Dreams:
+        """What is replayed while the present task is learned."""
+        return cast(Dreams, self.resume)
+
+    # -- what a method defines ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def dream(self, step: Step) -> None:
+        """One part of the dreams, stored in `dreams`."""
+
+    @abstractmethod
+    def parts(self) -> int:
+        """How many parts the dreams are made in."""
+
+    @abstractmethod
+    def train_generator(self, view: Any, step: Step) -> Mapping[str, Tensor]:
+        """One update of what dreams, on new data and on dreams."""
+
+    def opened(self, task: int, view: Any) -> None:
+        """A task was opened; make what else belongs to it, and its optimizers."""
+
+    def rows(self, task: int) -> int:
+        """Dreams of an earlier task."""
+        return self.config.dreams
+
+    def seen(self, batch: Windows) -> Windows:
+        """New or dreamed windows with what the generator needs of them in `extra`."""
+        return bare(batch)
+
+    # -- learning -------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task, access: Any) -> list[Phase]:
+        view, index = access.current, task.index
+
+        def make_room() -> None:
+            for earlier in self.policy.tasks():
+                self.dreams.open(earlier, self.rows(earlier), task.spec)
+            self.dreams.to(view.sampler.device)
+
+        def dream(step: Step) -> Mapping[str, Tensor]:
+            self.dream(step)
+            return {}
+
+        def start() -> None:
+            self.open_task(task, access)
+            observations, _ = rows_of(view)
+            with keyed(self.seed, "states", index):
+                self.states.add_task(index, view.stats(), observations.amin(0), observations.amax(0))
+                self.opened(index, view)
+            self.to(observations.device)
+            self.optimizer("policy", dict(self.policy.named_parameters()))
+            for part, recipe in self.states.parts().items():
+                self.optimizer(f"states {part}", self.states.trained(part), **recipe)
+
+        def train(step: Step) -> Mapping[str, Tensor]:
+            return {"fit": self.descend("policy", average(self.policy.loss, self.mixed(view, step)))}
+
+        return [
+            Phase("dream", self.parts, dream, begin=make_room, trains=False),
+            Phase("train", self.config.steps, train, begin=start),
+            Phase("states", self.config.state_steps, lambda step: self.train_generator(view, step), end=self.dreams.clear,
+                  trains=False),
+        ]
+
+    def mixed(self, view: Any, step: Step) -> Windows:
+        """A batch of new samples and dreams."""
+        earlier, batch = len(self.dreams.tasks()), self.config.batch
+        if not earlier:
+            return self.seen(view.windows(1, batch, step))
+        new = batch // 2 if self.config.balance == "half" else max(1, batch // (earlier + 1))
+        old = self.dreams.draw(batch - new, step.generator("dreams", view.device))
+        return concatenate([self.seen(view.windows(1, new, step)), self.seen(old)])
+
+    def train_states(self, batch: Windows, step: Step, more: Tensor | None = None) -> dict[str, Tensor]:
+        """One update of the generator of observations; `more` (B, ...) is told beside the task."""
+        values = {}
+        for part in self.states.parts():
+            if self.states.due(part, step.index):
+                loss = self.states.loss(part, batch.obs[:, 0], batch.task, batch.tasks, more).mean()
+                values[part] = self.descend(f"states {part}", loss)
+        self.states.follow()
+        return values
+
+    @torch.no_grad()
+    def labelled(self, task: int, obs: Tensor) -> Tensor:
+        """(n, A), what the policy does at observations (n, O) of a task."""
+        index, spec = torch.full((len(obs),), task, device=obs.device), cast(TaskPolicy, self.policy).specs[task]
+        action = torch.zeros(len(obs), spec.action.size, device=obs.device)
+        return self.policy.predict(as_windows(obs, action, index, (task,), spec)).output()[:, 0]
+
+    def places(self) -> list[tuple[int, int, int]]:
+        """(earlier task, first row, rows) of dreams that are made part by part."""
+        return [(task, begin, min(AT_ONCE, count - begin)) for task, (count, _) in self.dreams.sets.items()
+                for begin in range(0, count, AT_ONCE)]
+
+    # -- saving ---------------------------------------------------------------------------------------------
+
+    def unused_parameters(self) -> int:
+        acting = {id(p) for p in self.policy.parameters()}
+        return super().unused_parameters() + sum(p.numel() for p in self.parameters() if id(p) not in acting)
+
+    def architecture(self) -> dict[str, Any]:
+        return super().architecture() | {"states": self.states.architecture(), "dreams": self.dreams.architecture()}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.states.rebuild(architecture["states"])
+        self.dreams.rebuild(architecture["dreams"])
+
+

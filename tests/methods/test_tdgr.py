@@ -1,0 +1,34 @@
+"""tdgr: dreams cover every time of an episode equally, and the generator is told the time."""
+
+import torch
+from tiny import Lab, config
+
+from perdure.core.method import Step
+
+
+def test_dreams_cover_the_times_of_an_episode_equally():
+    lab = Lab(config("tdgr", "bc", tasks=2)).learn(0)
+    length = lab.method.lengths[0]
+    assert length == int(lab.access(0).current.sampler.timestep.max()) + 1
+    lab.play(1, lab.phases(1)[0])
+    times = (lab.method.dreams.get_buffer("value_0") * length).round().long()
+    counts = torch.bincount(times, minlength=length)
+    assert len(counts) == length and int(counts.max() - counts.min()) <= 1
+
+
+def test_the_generator_is_told_the_time_of_new_data_and_of_dreams():
+    lab = Lab(config("tdgr", "bc", tasks=2)).learn(0)
+    for phase in lab.phases(1)[:2]:
+        lab.play(1, phase)
+    view = lab.access(1).current
+    seen = []
+    lab.method.states.loss = lambda part, obs, task, tasks, more: seen.append((task, more)) or obs.sum(1) * 0
+    lab.method.descend = lambda name, loss, **rest: loss
+    lab.method.states.follow = lambda: None
+    lab.method.train_generator(view, Step(0, 1, "states", 0))
+    (task, more), = seen
+    batch = lab.method.mixed(view, Step(0, 1, "states", 0))
+    new = batch.task == 1
+    torch.testing.assert_close(more[new, 0], batch.timestep[new, 0] / lab.method.lengths[1])
+    torch.testing.assert_close(more[~new, 0], batch.extra["time"][~new])
+    assert set(task.tolist()) == {0, 1}
