@@ -73,7 +73,7 @@ class Dreaming(Method):
         if self.policy.context != 1:
             raise UsageError(f"the policy looks at {self.policy.context} steps; {type(self).__name__.lower()} dreams of single"
                              " ones, so use --policy bc")
-        self.states = StateModel(self._net, "first", config.averaging)
+        self.states = StateModel(self._net, "task", config.averaging)
         self.resume = Dreams()
 
     @classmethod
@@ -169,7 +169,7 @@ class Dreaming(Method):
         earlier, batch = len(self.dreams.tasks()), self.config.batch
         if not earlier:
             return self.seen(view.windows(1, batch, step))
-        new = batch // 2 if self.config.balance == "half" else max(1, batch // (earlier + 1))
+        new = max(1, batch // 2) if self.config.balance == "half" else max(1, batch // (earlier + 1))
         old = self.dreams.draw(batch - new, step.generator("dreams", view.device))
         return concatenate([self.seen(view.windows(1, new, step)), self.seen(old)])
 

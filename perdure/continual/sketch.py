@@ -1,7 +1,8 @@
 """Sketches of data: quantiles along a few directions, by which data are recognised without any of them being kept.
 
 A sketch of a task takes 2 KB and holds no row of its data. The distance of two sketches is close to the sliced Wasserstein
-distance of what they were made of, in standard deviations of the data.
+distance of what they were made of, in standard deviations of the task's data. It tells where data lie, and little of what
+depends on what in them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from perdure.core.rng import generator
 DIRECTIONS, QUANTILES = 16, 31
 
 MOST = 20_000
-"""Rows that a sketch is made of; more change nothing that is used."""
+"""Rows that a sketch is made of, taken evenly from all."""
 
 
 class Sketches(nn.Module):
@@ -27,31 +28,38 @@ class Sketches(nn.Module):
     def __init__(self, seed: int):
         super().__init__()
         self.seed = seed
-        self.tasks: list[int] = []
+        self.sizes: dict[int, int] = {}
+        """Task -> D."""
 
     def add(self, task: int, points: Tensor) -> None:
-        """Remember what points (N, D) on a common scale look like."""
-        self._open(task)
-        self.get_buffer(f"sketch_{task}").copy_(self.of(points))
+        """Remember what points (N, D) look like."""
+        self._open(task, points.shape[1])
+        std = points.std(0)
+        self.get_buffer(f"mean_{task}").copy_(points.mean(0))
+        self.get_buffer(f"std_{task}").copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        self.get_buffer(f"sketch_{task}").copy_(self._of(task, points))
 
-    def _open(self, task: int) -> None:
-        self.tasks.append(task)
+    def _open(self, task: int, size: int) -> None:
+        self.sizes[task] = size
+        self.register_buffer(f"mean_{task}", torch.zeros(size))
+        self.register_buffer(f"std_{task}", torch.ones(size))
         self.register_buffer(f"sketch_{task}", torch.zeros(DIRECTIONS, QUANTILES))
 
-    def of(self, points: Tensor) -> Tensor:
-        """(16, 31), the sketch of points (N, D): their quantiles along every direction."""
+    def _of(self, task: int, points: Tensor) -> Tensor:
+        """(16, 31), quantiles of points (N, D) along every direction, in deviations of a task's data."""
         directions = random_directions(DIRECTIONS, points.shape[1], generator(self.seed, "sketch")).to(points.device)
-        along = points[:MOST].double() @ directions.T
+        some = points[:: -(-len(points) // MOST)]  # from all episodes alike
+        along = ((some - self.get_buffer(f"mean_{task}")) / self.get_buffer(f"std_{task}")).double() @ directions.T
         levels = (torch.arange(QUANTILES, dtype=torch.float64, device=points.device) + 0.5) / QUANTILES
         return along.quantile(levels, dim=0).T.float()
 
     def distance(self, task: int, points: Tensor) -> float:
-        """How far points (N, D) are from the data of a task, in standard deviations of the scale."""
-        return float((self.of(points) - self.get_buffer(f"sketch_{task}")).abs().mean())
+        """How far points (N, D) are from the data of a task, in its standard deviations."""
+        return float((self._of(task, points) - self.get_buffer(f"sketch_{task}")).abs().mean())
 
     def architecture(self) -> dict[str, Any]:
-        return {"tasks": list(self.tasks)}
+        return {"sizes": [[task, size] for task, size in self.sizes.items()]}
 
     def rebuild(self, architecture: Mapping[str, Any]) -> None:
-        for task in architecture["tasks"]:
-            self._open(int(task))
+        for task, size in architecture["sizes"]:
+            self._open(int(task), int(size))

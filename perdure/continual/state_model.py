@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 
+from perdure.core.batch import places
 from perdure.core.policy import Stats
 from perdure.nets.moving_average import MovingAverage
 from perdure.nets.state_nets import StateNet
@@ -24,10 +25,12 @@ MARGIN = 0.05
 class StateModel(nn.Module):
     """Scales observations, tells the network the task, and draws with the average of its weights."""
 
-    def __init__(self, make: Callable[[int], StateNet | None], scale: Literal["first", "range"], averaging: float):
+    def __init__(self, make: Callable[[int], StateNet | None], scale: Literal["task", "first", "range"],
+                 averaging: float):
         """Args:
         make: from the size of an observation to the network; None where only scales are wanted.
-        scale: `first`: mean and deviation of the first task for all; `range`: every task's own range becomes [-1, 1].
+        scale: `task`: every task's own mean and deviation; `first`: those of the first task for all; `range`: every task's own
+            range becomes [-1, 1].
         averaging: share of the new weights in each update of the average; 0: the weights themselves draw.
         """
         super().__init__()
@@ -41,8 +44,7 @@ class StateModel(nn.Module):
         """Open a task with the statistics and the range (O,) each of its observations."""
         self._open(task, len(low))
         self.averages.restart()
-        own = task if self.scale == "range" else next(iter(self.tasks()))
-        if own == task:
+        if self._whose(task) == task:
             centre, width = ((low + high) / 2, (high - low) / 2) if self.scale == "range" else (stats.mean, stats.std)
             self.get_buffer(f"centre_{task}").copy_(centre)
             self.get_buffer(f"width_{task}").copy_(torch.where(width > 1e-6, width, torch.ones_like(width)))
@@ -52,7 +54,7 @@ class StateModel(nn.Module):
     def _open(self, task: int, size: int) -> None:
         if not self.told:
             self.net, self.size = self.make(size), size
-        if self.scale == "range" or not self.told:
+        if self.scale != "first" or not self.told:
             self.register_buffer(f"centre_{task}", torch.zeros(size))
             self.register_buffer(f"width_{task}", torch.ones(size))
         self.register_buffer(f"low_{task}", torch.zeros(size))
@@ -62,15 +64,19 @@ class StateModel(nn.Module):
     def tasks(self) -> list[int]:
         return [int(name.removeprefix("task-")) for name in self.told]
 
+    def _whose(self, task: int) -> int:
+        """The task whose scale a task is on."""
+        return self.tasks()[0] if self.scale == "first" else task
+
     def _scale_of(self, task: int) -> tuple[Tensor, Tensor]:
-        own = task if self.scale == "range" else self.tasks()[0]
+        own = self._whose(task)
         return self.get_buffer(f"centre_{own}"), self.get_buffer(f"width_{own}")
 
     def scaled(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
         """(B, O) raw observations on the scale of each one's task."""
         centre, width = (torch.stack(values) for values in zip(*map(self._scale_of, tasks), strict=True))
-        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
-        return (obs - row @ centre) / (row @ width)
+        place = places(task, tasks)
+        return (obs - centre[place]) / width[place]
 
     def unscaled(self, x: Tensor, task: int) -> Tensor:
         """(n, O) raw observations, within the range of the task's data."""
@@ -99,8 +105,7 @@ class StateModel(nn.Module):
         """(B,) of raw observations (B, O) of these tasks (B,); `more` (B, ...) is told beside them."""
         assert self.net is not None
         told = torch.stack([self.told[f"task-{k}"] for k in tasks])
-        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
-        return self.net.loss(part, self.scaled(obs, task, tasks), _with(row @ told, more))
+        return self.net.loss(part, self.scaled(obs, task, tasks), _with(told[places(task, tasks)], more))
 
     def follow(self) -> None:
         """After an update: move the average."""

@@ -107,6 +107,11 @@ def concatenate(batches: Sequence[B]) -> B:
     return replace(batches[0], **joined, tasks=tuple(sorted({t for b in batches for t in b.tasks})))
 
 
+def places(task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+    """(B,) int64, where in `tasks` each sample's task stands."""
+    return (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).int().argmax(1)
+
+
 def mix(*batches: B | list[B]) -> list[B]:
     """All batches, with those of equal spaces and length joined, so that each group costs one forward pass."""
     groups: dict[tuple, list[B]] = {}

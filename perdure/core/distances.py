@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+AT_ONCE = 8192
+"""Rows of a large set that others are compared with at the same time."""
+
 
 def random_directions(count: int, size: int, g: Generator) -> Tensor:
     """(count, size) unit vectors, float64."""
@@ -36,5 +39,5 @@ def coverage(made: Tensor, real: Tensor, neighbours: int = 5) -> float:
 
 
 def nearest(a: Tensor, b: Tensor) -> Tensor:
-    """(n,), the distance of every row of `a` (n, D) to the nearest one of `b` (m, D)."""
-    return torch.cdist(a, b).amin(1)
+    """(n,), the distance of every row of `a` (n, D) to the nearest one of `b` (m, D), which may be many."""
+    return torch.stack([torch.cdist(a, part).amin(1) for part in b.split(AT_ONCE)]).amin(0)

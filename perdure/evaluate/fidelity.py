@@ -22,13 +22,14 @@ def fidelity(obs: Tensor, action: Tensor, sampler: Sampler, seed: int) -> Fideli
     mean, std = every.mean(0), every.std(0)
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     n = min(len(obs), len(held), len(train))
+    every = (every - mean) / std
     made, held, train = ((part[:n] - mean) / std for part in (torch.cat([obs, action], 1).double().cpu(), held, train))
     directions = random_directions(DIRECTIONS, made.shape[1], generator(seed, "fidelity"))
     main = torch.linalg.svd(train, full_matrices=False).Vh[:2].T  # (D, 2), where the data vary most
     return Fidelity(
         distance=sliced_wasserstein(made, held, directions), floor=sliced_wasserstein(train, held, directions),
         mmd=discrepancy(made, held), coverage=coverage(made, held),
-        novelty=float(nearest(made, train).median() / nearest(held, train).median().clamp_min(1e-12)),
+        novelty=float(nearest(made, every).median() / nearest(held, every).median().clamp_min(1e-12)),
         real=_points(held @ main), dreamed=_points(made @ main),
     )  # fmt: skip
 

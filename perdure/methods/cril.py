@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from perdure.continual.dreaming import Dreaming, DreamingConfig
 from perdure.continual.dreams import as_windows
 from perdure.continual.state_model import TOLD
-from perdure.core.batch import concatenate
+from perdure.core.batch import concatenate, places
 from perdure.core.method import Step
 from perdure.core.spec import Spec
 from perdure.nets.state_nets import perceptron
@@ -95,8 +95,7 @@ class CRIL(Dreaming):
         """(B, O), what the predictor adds to observations (B, O) on the common scale."""
         assert self.predictor is not None
         told = torch.stack([self.told_predictor[f"task-{k}"] for k in tasks])
-        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
-        return self.predictor(torch.cat([scaled, action, row @ told], 1))
+        return self.predictor(torch.cat([scaled, action, told[places(task, tasks)]], 1))
 
     # -- learning -------------------------------------------------------------------------------------------
 

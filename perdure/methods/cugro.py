@@ -8,11 +8,13 @@ Keeps      the policy, the state generator, and per task a vector, ranges and a 
            Dreams are made when a task begins and let go of when it ends
 Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
-           the updates do not grow with it; one scale for all observations; the behaviour model is told the task; both
-           generators act and dream with averaged weights, low time frequencies and 15 evaluations of a second-order sampler;
-           the penalty is a mean over tasks; tasks whose data come again are recognised and not dreamed; dreams that no longer
-           look like the data stop the run. `compat`: as in the released code, but the critic's dreams keep the observations of
-           the first set and draw actions anew, where the code draws both anew, and updates take the place of epochs
+           the updates do not grow with it; the behaviour model is told the task, and every task has its own scale (one scale for
+           all, that of the first task, leaves later tasks of cheetah-vel 14 deviations away); both generators act and dream with
+           averaged weights, low time frequencies and 15 evaluations of a second-order sampler; the penalty is a mean over tasks;
+           tasks whose data come again are recognised and not dreamed; dreams that no longer look like the data stop the run.
+           `compat`: as in the released code, but the critic's dreams keep the observations of the first set and draw actions
+           anew, where the code draws both anew; updates take the place of epochs, all with one learning rate and clipped; sizes
+           are those of the profile and of `state_width`; dreams are clamped to the range of the data and 5 % more
 Status     see docs/reproduction.md
 """
 
@@ -55,7 +57,7 @@ RELEASED_POLICY: dict[str, Any] = {
     "sweeps": 0, "averaging": 0.0,
 }  # fmt: skip
 
-OWN_POLICY: dict[str, Any] = {"normaliser": "first", "averaging": 0.001}
+OWN_POLICY: dict[str, Any] = {"averaging": 0.001}
 """Options of the policy: of `compat`, and otherwise."""
 
 
@@ -76,10 +78,12 @@ class CuGROConfig(MethodConfig):
     """Updates of the state generator per task."""
     state_width: int = 128
     """Of its outermost block; the inner ones have a half and a quarter."""
-    scale: Literal["first", "range"] = "first"
-    """Of observations in the state generator: that of the first task for all, or each task's range becomes [-1, 1]."""
+    scale: Literal["task", "first", "range"] = "task"
+    """Of observations in the state generator: each task's own mean and deviation, those of the first task for all, or each task's
+    range becomes [-1, 1]."""
     averaging: float = 0.001
-    """Share of the new weights in each update of the state generator's average; 0: none."""
+    """Share of the new weights in each update of the state generator's average, after the first thousands, in which the average
+    is of the last tenth; 0: none."""
     frequency_scale: float = 1.0
     """Standard deviation of the frequencies of its time (released code: 30)."""
     sampler: SamplerName = "dpm++"
@@ -94,8 +98,9 @@ class CuGROConfig(MethodConfig):
     """Of the critic's distance to the old critic on dreams (lambda in the code)."""
     penalty_over: Literal["mean", "sum"] = "mean"
     """Whether that distance is a mean over earlier tasks or their sum."""
-    recognise: float = 0.1
-    """Largest distance, in standard deviations, at which data count as those of an earlier task come again; 0: never."""
+    recognise: float = 0.05
+    """Largest distance, in standard deviations, at which data count as those of an earlier task come again; 0: never. It is that
+    of two sketches (`continual/sketch.py`), which say where data lie."""
     collapse: float = 0.5
     """Distance of dreamed from real observations and actions, in standard deviations, above which replay has collapsed."""
     on_collapse: Literal["stop", "coreset", "go_on"] = "stop"
@@ -108,8 +113,8 @@ class CuGROConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        choices = {"replay": (*NETS, "oracle", "noise", "none"), "balance": ("half", "equal"), "scale": ("first", "range"),
-                   "budget": ("constant", "growing"), "penalty_over": ("mean", "sum"),
+        choices = {"replay": (*NETS, "oracle", "noise", "none"), "balance": ("half", "equal"), "penalty_over": ("mean", "sum"),
+                   "scale": ("task", "first", "range"), "budget": ("constant", "growing"),
                    "on_collapse": ("stop", "coreset", "go_on")}
         for name, known in choices.items():
             if self.__dict__[name] not in known:
@@ -125,6 +130,9 @@ class CuGROConfig(MethodConfig):
         if not (self.averaging <= 1 and 0 <= self.left_out < 1):
             raise UsageError(f"method.averaging is {self.averaging} and left_out {self.left_out}; give shares from 0 to 1, and"
                              " leave out less than 1")
+        if self.guidance and (self.replay != "diffusion" or not self.left_out):
+            raise UsageError(f"method.guidance is {self.guidance} with replay {self.replay} and left_out {self.left_out}; it is"
+                             " of diffusion alone, and needs a share of rows whose task was left out in training")
         Sampler(self.sampler, self.evaluations, self.grid)
 
 
@@ -232,7 +240,8 @@ class CuGRO(Method):
                   end=lambda: self._judge(task.index), trains=False),
             *self.stages([longer], lambda: policy, [view], start, train_behaviour, closes=False),
             Phase("states", config.state_steps * grown, train_states, when=lambda: self._dreams_states, trains=False),
-            Phase("dream again", parts, self._redream, when=lambda: config.compat, trains=False),
+            Phase("dream again", parts, self._redream,
+                  when=lambda: config.compat and self._dreams_states, trains=False),
             *self.stages(critics, lambda: policy, [view], lambda: None, train_critic, end=finish),
         ]
 
@@ -255,7 +264,7 @@ class CuGRO(Method):
         earlier, batch = len(self.dreams.tasks()), self.config.batch
         if not earlier:
             return bare(view.windows(1, batch, step))
-        new = batch // 2 if self.config.balance == "half" else max(1, batch // (earlier + 1))
+        new = max(1, batch // 2) if self.config.balance == "half" else max(1, batch // (earlier + 1))
         dreamt = self.dreams.draw(batch - new, step.generator("dreams", view.device))
         return concatenate([bare(view.windows(1, new, step)), bare(dreamt)])
 
@@ -271,8 +280,8 @@ class CuGRO(Method):
             self.dreams.open(earlier, count, task.spec)
         self.dreams.to(observations.device)
         for earlier in self.policy.tasks():
-            distance = self.sketches.distance(earlier, self._points(observations, actions, earlier))
-            if distance < self.config.recognise:
+            distance = self.sketches.distance(earlier, torch.cat([observations, actions], 1))
+            if self._dreams_states and distance < self.config.recognise:
                 self.repeated[earlier] = task.index
                 g = self.generator("repeated", task.index, earlier)
                 chosen = torch.randint(len(observations), (count,), generator=g).to(observations.device)
@@ -296,7 +305,7 @@ class CuGRO(Method):
         device = self.dreams.of(task)[0].device
         obs, action = self._replayed(task, n, step.generator("dream", device), access)
         self._fill(task, begin, obs, action)
-        return {"distance": torch.tensor(self.sketches.distance(task, self._points(obs, action, task)))}
+        return {"distance": torch.tensor(self.sketches.distance(task, torch.cat([obs, action], 1)))}
 
     def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor]:
         """Observations (n, O) and actions (n, A) of an earlier task."""
@@ -344,7 +353,7 @@ class CuGRO(Method):
         if not self._dreams_states or self.config.on_collapse == "go_on":
             return
         for earlier in self._awake(task):
-            distance = self.sketches.distance(earlier, self._points(*self.dreams.of(earlier), earlier))
+            distance = self.sketches.distance(earlier, torch.cat(self.dreams.of(earlier), 1))
             if distance <= self.config.collapse:
                 continue
             if self.config.on_collapse == "stop":
@@ -357,16 +366,12 @@ class CuGRO(Method):
 
     def _finish(self, task: int, access: Any) -> None:
         """Keep the sketch of a task's data, and let go of the dreams."""
-        self.sketches.add(task, self._points(*rows_of(access.current), task))
+        self.sketches.add(task, torch.cat(rows_of(access.current), 1))
         self.sketches.to(access.current.sampler.device)
         if self.config.on_collapse == "coreset":
-            access.keep(self.memory, access.current.windows(1, self.config.coreset, Step(self.seed, task, "coreset", 0)))
+            windows = access.current.windows(1, self.config.coreset, Step(self.seed, task, "coreset", 0))
+            access.keep(self.memory, bare(windows))
         self.dreams.clear()
-
-    def _points(self, obs: Tensor, action: Tensor, task: int) -> Tensor:
-        """(N, O + A), observations on the scale of a task's, and actions: what sketches are made of."""
-        index = torch.full((len(obs),), task, device=obs.device)
-        return torch.cat([self.states.scaled(obs, index, (task,)), action], 1)
 
     def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
         return self._made(task, n, g) if self._dreams_states else None

@@ -111,7 +111,7 @@ class GANNet(StateNet):
     def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
         made = self.draw(told, None)
         if part == "generator":
-            return -self._judged(made, told)
+            return -self._judged(made, told.detach())  # else it would learn to tell what the discriminator likes
         made, share = made.detach(), torch.rand(len(x), 1, device=x.device)
         between = (share * x + (1 - share) * made).requires_grad_()
         (slope,) = torch.autograd.grad(self._judged(between, told).sum(), between, create_graph=True)

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import Parameter
 
-from perdure.core.batch import Windows
+from perdure.core.batch import Windows, places
 from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Carry, Stage, Weights
 from perdure.core.spec import Box, Spec
@@ -200,8 +200,7 @@ class SfBC(TaskPolicy):
         if not self.config.told:
             return condition
         told = torch.stack([self.told[f"task-{k}"] for k in tasks])
-        row = (task.unsqueeze(1) == torch.tensor(tasks, device=task.device)).float()
-        return torch.cat([condition, row @ told], 1)
+        return torch.cat([condition, told[places(task, tasks)]], 1)
 
     def _read(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
         """(B, O), the observations as the critic reads them."""
@@ -300,7 +299,7 @@ class SfBC(TaskPolicy):
         condition = self._with_task(normal, index, (task,)).repeat_interleave(count, 0)
         noise = torch.randn((n * count, spec.action.size), generator=g, device=obs.device)
         predict = self.denoisers[spaces].prepared(condition, self.sampler.times(self.schedule), n * count)
-        drawn = self.sampler.draw(predict, noise, self.schedule, limit=1.0)
+        drawn = self.sampler.draw(predict, noise, self.schedule, g=g, limit=1.0)
         rows = torch.cat([self._read(obs, index, (task,)).repeat_interleave(count, 0), drawn], 1)
         values = self.critic(rows, spaces, index.repeat_interleave(count), (task,))
         return drawn.view(n, count, -1), values.view(n, count)

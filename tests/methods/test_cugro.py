@@ -155,6 +155,13 @@ def test_the_oracle_replays_real_rows():
     assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
 
 
+def test_the_reference_mode_leaves_the_controls_pairs_alone():
+    lab = learned(1, replay="oracle", compat=True, state_steps=4, state_width=16, policy_options={"evaluations": 4})
+    begin(lab, 1, "critic")
+    real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
+    assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
+
+
 def test_nothing_is_replayed_without_replay():
     lab = learned(1, replay="none")
     begin(lab, 1, "critic")
@@ -170,6 +177,7 @@ def test_a_collapse_stops_the_run_or_falls_back_to_a_few_real_pairs():
         begin(lab, 1, "behaviour")
     lab = learned(1, collapse=1e-6, on_collapse="coreset", coreset=5)
     assert lab.method.memory_bytes() > 0 and Need.MEMORY in lab.needs
+    assert lab.method.memory.all(0).extra == {}, "what is kept does not depend on what an update worked out of the data"
     begin(lab, 1, "behaviour")
     real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
     replayed = {tuple(row) for row in torch.cat(lab.method.dreams.of(0), 1).tolist()}
@@ -201,11 +209,17 @@ def test_a_sketch_knows_its_data_and_not_others():
     sketches.add(0, points[:2000])
     assert sketches.distance(0, points[:2000]) == 0 and sketches.distance(0, points[2000:]) < 0.05
     assert sketches.distance(0, points + 1) > 0.3 and sketches.distance(0, 2 * points) > 0.3
+    large = points * 50 + 7
+    sketches.add(1, large[:2000])
+    assert sketches.distance(1, large[2000:]) == pytest.approx(sketches.distance(0, points[2000:]), rel=1e-3), "its own scale"
+    ordered = torch.cat([torch.randn(30_000, 6, generator=g), torch.randn(30_000, 6, generator=g) + 2])
+    sketches.add(2, ordered)
+    assert sketches.distance(2, ordered[torch.randperm(60_000, generator=g)]) < 0.03, "the order of the rows says nothing"
     again = Sketches(0)
     again.rebuild(sketches.architecture())
     again.load_state_dict(sketches.state_dict())
     assert again.distance(0, points[2000:]) == sketches.distance(0, points[2000:])
-    assert sum(value.nbytes for value in sketches.buffers()) <= 2048
+    assert sum(value.nbytes for value in sketches.buffers()) / 3 <= 2048
 
 
 # -- configuration -------------------------------------------------------------------------------------------------
@@ -229,7 +243,9 @@ def test_the_reference_mode_runs():
 @pytest.mark.parametrize(("options", "words"), [
     ({"replay": "dreams"}, "method.replay is 'dreams'; use one of diffusion"), ({"penalty": -1.0}, "method.penalty is -1.0"),
     ({"state_width": 30}, "method.state_width is 30"), ({"averaging": 2.0}, "method.averaging is 2.0"),
-    ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "scale": "first", "evaluations": 7},
+    ({"guidance": 1.0, "left_out": 0.0}, "method.guidance is 1.0 .* left_out 0.0"),
+    ({"guidance": 1.0, "replay": "vae"}, "method.guidance is 1.0 with replay vae"),
+    ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "evaluations": 7},
                                                    "method.evaluations is 7 and method.compat true"),
 ])  # fmt: skip
 def test_values_that_cannot_be_meant_are_named(options, words):

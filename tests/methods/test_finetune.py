@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny import Lab, actions_of, config
 
+from perdure.experiment import find, policy_of
 from perdure.methods import METHODS
+from perdure.policies import POLICIES
 
 
 def snapshot(lab):
@@ -51,6 +53,8 @@ def test_single_heads_of_other_spaces_are_separate():
 
 def test_every_method_keeps_the_recipe_of_its_profile():
     for name in METHODS:
-        settings = config(name, steps=8, learning_rate=0.002)
+        policy = policy_of(name, "")
+        settings = config(name, policy, steps=8, learning_rate=0.002)
         assert settings.method_config["learning_rate"] == 0.002
-        assert settings.method_config["weight_decay"] == 1e-4
+        decay = find(policy, POLICIES, "policy").PROFILES["cpu"]["training"].get("weight_decay", 1e-4)
+        assert settings.method_config["weight_decay"] == decay

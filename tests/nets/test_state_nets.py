@@ -78,6 +78,25 @@ def test_scales_are_those_of_the_first_task_or_of_each():
     torch.testing.assert_close(own.unscaled(ranged, 1), data[1], rtol=1e-4, atol=1e-4)
 
 
+def test_scales_are_exact_in_bfloat16_too():
+    states, data = opened(scale="task")
+    index = torch.zeros(2000, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = states.scaled(data[0], index, (0,))
+    torch.testing.assert_close(half, states.scaled(data[0], index, (0,)))
+    torch.testing.assert_close(half.mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+
+
+def test_a_generator_learns_no_task_vector_that_only_flatters_the_discriminator():
+    net, told, x = made("gan"), torch.randn(8, 16, requires_grad=True), torch.randn(8, 2)
+    torch.manual_seed(3)
+    net.loss("generator", x, told).mean().backward()
+    torch.manual_seed(3)
+    fresh = told.detach().clone().requires_grad_()
+    (-net._judged(net.draw(fresh, None), told.detach())).mean().backward()
+    torch.testing.assert_close(told.grad, fresh.grad)
+
+
 def test_the_average_draws_and_comes_back():
     states, _ = opened(averaging=0.5)
     states.follow()

@@ -236,6 +236,15 @@ def test_the_average_acts_unless_other_weights_stand_in():
     assert plain.averages.view() == {}
 
 
+def test_a_sampler_with_noise_of_its_own_is_keyed():
+    policy, obs = made(sampler="ddpm"), torch.randn(5, VECTOR.obs.size)
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        drawn.append(policy.candidates(obs, 0, 2, torch.Generator().manual_seed(0))[0])
+    assert torch.equal(*drawn)
+
+
 def test_only_the_behaviour_model_is_averaged():
     assert [stage.follows for stage in made().stages() if not stage.sweep] == [True, False, False]
 
