@@ -19,6 +19,7 @@ STREAMS: dict[str, str] = {
     "panda3-v3": "perdure.benchmarks.panda",
     "atari5-v5": "perdure.benchmarks.atari",
     "cheetah-vel-v5": "perdure.benchmarks.mujoco",
+    "swimmer-dir-v5": "perdure.benchmarks.mujoco",
     "hopper-walker-cheetah-v5": "perdure.benchmarks.mujoco",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and

@@ -23,6 +23,7 @@ from perdure.data.store import Dataset
 
 ORDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cheetah-vel-v5": ("cheetah-vel", tuple(FAMILIES["cheetah-vel"])),
+    "swimmer-dir-v5": ("swimmer-dir", tuple(FAMILIES["swimmer-dir"])),
     "hopper-walker-cheetah-v5": ("bodies", ("hopper", "walker2d", "halfcheetah")),
 }
 """Stream name -> family and order of its tasks."""

@@ -32,6 +32,7 @@ def quiet(text):
 
 @pytest.mark.parametrize(("name", "sizes", "tasks"), [
     ("cheetah-vel-v5", (20, 6), ["velocity-0.075", "velocity-0.45", "velocity-0.825", "velocity-1.2", "velocity-1.575"]),
+    ("swimmer-dir-v5", (8, 2), ["direction-69", "direction-207", "direction-311", "direction-27", "direction-113"]),
 ])  # fmt: skip
 def test_published_orders_and_sizes(name, sizes, tasks):
     listed = outline(name, {"variant": "published"})
