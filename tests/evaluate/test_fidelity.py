@@ -40,6 +40,12 @@ def test_copies_and_collapse_are_seen(sampler):
     assert collapsed.coverage < 0.1 and collapsed.distance > 0.3 and collapsed.mmd > 0.3
 
 
+def test_dreams_of_one_end_of_the_data_leave_the_other_uncovered(sampler):
+    obs, action = rows(sampler, "train")
+    end = obs[:, 0] > obs[:, 0].quantile(0.9)
+    assert fidelity(obs[end], action[end], sampler, 0).coverage < 0.6
+
+
 def test_without_held_out_data_there_is_nothing_to_say(sampler):
     few = load_stream("toy", say=lambda text: None, episodes=2).tasks[0].data
     obs, action = rows(sampler, "train")

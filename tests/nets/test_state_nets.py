@@ -126,4 +126,6 @@ def test_distances_of_sets():
     a, b = torch.randn(300, 4, generator=g), torch.randn(300, 4, generator=g)
     assert discrepancy(a, a) == pytest.approx(0, abs=1e-3) and discrepancy(a, b) < 0.1 < discrepancy(a + 1, b)
     assert coverage(a, b) > 0.9 and coverage(a[:1].expand(300, -1), b) < 0.1
+    both = torch.cat([b, b + 50])
+    assert 0.45 < coverage(a, both) < 0.55 and coverage(both, a) > 0.9, "it is of the second set"
     assert float(nearest(a, torch.cat([b, a])).max()) < 1e-2 and float(nearest(a, b).median()) > 0.3
