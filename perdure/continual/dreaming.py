@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from perdure.continual.dreams import Dreams, as_windows, bare, rows_of
+from perdure.continual.dreams import Dreams, as_windows, bare, mixed, rows_of
 from perdure.continual.state_model import TOLD, StateModel
-from perdure.core.batch import Windows, average, concatenate
+from perdure.core.batch import Windows, average
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
@@ -166,22 +166,7 @@ class Dreaming(Method):
 
     def mixed(self, view: Any, step: Step) -> Windows:
         """A batch of new samples and dreams."""
-        earlier, batch = len(self.dreams.tasks()), self.config.batch
-        if not earlier:
-            return self.seen(view.windows(1, batch, step))
-        new = max(1, batch // 2) if self.config.balance == "half" else max(1, batch // (earlier + 1))
-        old = self.dreams.draw(batch - new, step.generator("dreams", view.device))
-        return concatenate([self.seen(view.windows(1, new, step)), self.seen(old)])
-
-    def train_states(self, batch: Windows, step: Step, more: Tensor | None = None) -> dict[str, Tensor]:
-        """One update of the generator of observations; `more` (B, ...) is told beside the task."""
-        values = {}
-        for part in self.states.parts():
-            if self.states.due(part, step.index):
-                loss = self.states.loss(part, batch.obs[:, 0], batch.task, batch.tasks, more).mean()
-                values[part] = self.descend(f"states {part}", loss)
-        self.states.follow()
-        return values
+        return mixed(view, self.dreams, self.config.batch, self.config.balance, step, self.seen)
 
     @torch.no_grad()
     def labelled(self, task: int, obs: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from perdure.core.batch import Windows
+from perdure.core.batch import Windows, concatenate
+from perdure.core.method import Step
 from perdure.core.spec import Box, Spec
 
 
@@ -77,6 +78,23 @@ def as_windows(obs: Tensor, action: Tensor, task: Tensor, tasks: tuple[int, ...]
     return Windows(obs=obs.unsqueeze(1), action=action.unsqueeze(1), reward=zeros, return_to_go=zeros, timestep=zeros.long(),
                    terminated=no, truncated=no, valid=~no, last_obs=obs, task=task, weight=torch.ones(n, device=device),
                    tasks=tasks, spaces=spec.key, extra=extra or {})
+
+
+def mixed(view: Any, dreams: Dreams, batch: int, balance: str, step: Step,
+          seen: Callable[[Windows], Windows] | None = None) -> Windows:
+    """A batch of new samples and dreams.
+
+    Args:
+        balance: "half": half of it is dreams; "equal": as many of every earlier task as of the new one.
+        seen: what becomes of new and of dreamed windows before they are joined; `bare` unless given.
+    """
+    seen = seen or bare
+    earlier = len(dreams.tasks())
+    if not earlier:
+        return seen(view.windows(1, batch, step))
+    new = max(1, batch // 2 if balance == "half" else batch // (earlier + 1))
+    old = dreams.draw(batch - new, step.generator("dreams", view.device))
+    return concatenate([seen(view.windows(1, new, step)), seen(old)])
 
 
 def bare(batch: Windows) -> Windows:

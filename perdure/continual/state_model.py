@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 
-from perdure.core.batch import places
+from perdure.core.batch import Windows, places
+from perdure.core.method import Step
 from perdure.core.policy import Stats
 from perdure.nets.moving_average import MovingAverage
 from perdure.nets.state_nets import StateNet
@@ -106,6 +107,18 @@ class StateModel(nn.Module):
         assert self.net is not None
         told = torch.stack([self.told[f"task-{k}"] for k in tasks])
         return self.net.loss(part, self.scaled(obs, task, tasks), _with(told[places(task, tasks)], more))
+
+    def learn(self, descend: Callable[[str, Tensor], Tensor], batch: Windows, step: Step,
+              more: Tensor | None = None) -> dict[str, Tensor]:
+        """One update on windows of one step: every part that is due, then the average. `descend` updates the optimizer
+        "states <part>" with a loss."""
+        values = {}
+        for part in self.parts():
+            if self.due(part, step.index):
+                loss = self.loss(part, batch.obs[:, 0], batch.task, batch.tasks, more).mean()
+                values[part] = descend(f"states {part}", loss)
+        self.follow()
+        return values
 
     def follow(self) -> None:
         """After an update: move the average."""

@@ -100,7 +100,7 @@ class CRIL(Dreaming):
     # -- learning -------------------------------------------------------------------------------------------
 
     def train_generator(self, view: Any, step: Step) -> Mapping[str, Tensor]:
-        values = self.train_states(concatenate(self._beginnings(view, step)), step)
+        values = self.states.learn(self.descend, concatenate(self._beginnings(view, step)), step)
         obs, action, after, task, tasks = self._transitions(view, step)
         scaled, later = (self.states.scaled(x, task, tasks) for x in (obs, after))
         error = (scaled + self._change(scaled, action, task, tasks) - later).square().mean(1)

@@ -28,10 +28,10 @@ import torch
 from torch import Generator, Tensor
 
 from perdure.continual.compat import set_released
-from perdure.continual.dreams import Dreams, as_windows, bare, rows_of
+from perdure.continual.dreams import Dreams, as_windows, bare, mixed, rows_of
 from perdure.continual.sketch import Sketches
 from perdure.continual.state_model import TOLD, StateModel
-from perdure.core.batch import Windows, average, concatenate
+from perdure.core.batch import Windows, average
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
@@ -211,13 +211,7 @@ class CuGRO(Method):
             return {"fit": self.descend("behaviour", average(loss, self._mixed(view, step)))}
 
         def train_states(step: Step) -> Mapping[str, Tensor]:
-            batch, values = self._mixed(view, step), {}
-            for part in self.states.parts():
-                if self.states.due(part, step.index):
-                    loss = self.states.loss(part, batch.obs[:, 0], batch.task, batch.tasks).mean()
-                    values[part] = self.descend(f"states {part}", loss)
-            self.states.follow()
-            return values
+            return self.states.learn(self.descend, self._mixed(view, step), step)
 
         def train_critic(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             fit = average(loss, view.windows(1, config.batch, step))
@@ -261,12 +255,7 @@ class CuGRO(Method):
 
     def _mixed(self, view: Any, step: Step) -> Windows:
         """A batch of the generators: new pairs and dreams."""
-        earlier, batch = len(self.dreams.tasks()), self.config.batch
-        if not earlier:
-            return bare(view.windows(1, batch, step))
-        new = max(1, batch // 2) if self.config.balance == "half" else max(1, batch // (earlier + 1))
-        dreamt = self.dreams.draw(batch - new, step.generator("dreams", view.device))
-        return concatenate([bare(view.windows(1, new, step)), bare(dreamt)])
+        return mixed(view, self.dreams, self.config.batch, self.config.balance, step)
 
     # -- dreams ---------------------------------------------------------------------------------------------
 
@@ -279,9 +268,8 @@ class CuGRO(Method):
         for earlier in self.policy.tasks():
             self.dreams.open(earlier, count, task.spec)
         self.dreams.to(observations.device)
-        for earlier in self.policy.tasks():
-            distance = self.sketches.distance(earlier, torch.cat([observations, actions], 1))
-            if self._dreams_states and distance < self.config.recognise:
+        for earlier in self.policy.tasks() if self._dreams_states and self.config.recognise else ():
+            if self.sketches.distance(earlier, torch.cat([observations, actions], 1)) < self.config.recognise:
                 self.repeated[earlier] = task.index
                 g = self.generator("repeated", task.index, earlier)
                 chosen = torch.randint(len(observations), (count,), generator=g).to(observations.device)

@@ -36,7 +36,7 @@ class DGR(Dreaming):
         self.dreams.put(task, begin, obs=obs, action=self.labelled(task, obs))
 
     def train_generator(self, view: Any, step: Step) -> Mapping[str, Tensor]:
-        return self.train_states(self.mixed(view, step), step)
+        return self.states.learn(self.descend, self.mixed(view, step), step)
 
     def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
         obs = self.states.draw(task, n, g)
