@@ -32,6 +32,7 @@ MEASURES: dict[str, str] = {
     "routing": "perdure.bench.routing:routing",
     "composing": "perdure.bench.composing:composing",
     "generating": "perdure.bench.generating:generating",
+    "dreaming": "perdure.bench.dreaming:dreaming",
     "training": "perdure.bench.training:training",
     "saving": "perdure.bench.saving:saving",
     "stream": "perdure.bench.miniature:miniature",

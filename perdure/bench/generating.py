@@ -26,7 +26,6 @@ from perdure.policies.sfbc import SfBC
 
 TARGET = Target(8.0)
 
-PAIRS = 1000
 ENVIRONMENTS, CANDIDATES = 10, 32
 
 WIDTHS = {"cpu": (128, 64, 32), "paper": (512, 256, 128)}
@@ -73,11 +72,11 @@ def drawn(denoiser: Denoiser, condition: Tensor, size: int, sampler: Sampler, sc
     return sampler.draw(predict, noise, schedule, limit=1.0)
 
 
-def pairs(widths: tuple[int, ...], sampler: Sampler) -> Callable[[], object]:
-    """States of every task, and actions at them."""
+def pairs(count: int, widths: tuple[int, ...], sampler: Sampler) -> Callable[[], object]:
+    """`count` states, of every task as many, and actions at them."""
     schedule, size = Linear(), SPEC.obs.size
     states, actions = Denoiser(size, TASKS, widths), Denoiser(SPEC.action.size, size, widths)
-    told = torch.eye(TASKS).repeat_interleave(PAIRS // TASKS, 0)
+    told = torch.eye(TASKS).repeat_interleave(count // TASKS, 0)
 
     def generate() -> Tensor:
         with torch.no_grad():
@@ -118,9 +117,10 @@ def together(policy: SfBC) -> Callable[[], object]:
 def generating(bench: Bench) -> list[Figure]:
     """Samples and actions of diffusion models, and updates of the value-based policies."""
     equality, views, figures = equal_fidelity(), Views(stream(bench.scale), "cpu"), []
+    count = bench.scale.pairs
     for profile, widths in WIDTHS.items():
-        timed = bench.alternate({"ours": pairs(widths, OURS), "released": pairs(widths, RELEASED)})
-        figures.append(_figure(f"generating {PAIRS} pairs, {profile} size", timed, bench, equality))
+        timed = bench.alternate({"ours": pairs(count, widths, OURS), "released": pairs(count, widths, RELEASED)})
+        figures.append(_figure(f"generating {count} pairs, {profile} size", timed, bench, equality))
         policy = open_policy("sfbc", profile, bench.scale, views, "cpu")
         assert isinstance(policy, SfBC)
         policy.eval()

@@ -53,18 +53,25 @@ class Rounds:
     def milliseconds(self, side: str, clock: Clock) -> Spread:
         return Spread.of(1e3 * s for s in self.seconds[clock][side])
 
-    def ratio(self, over: Mapping[str, float] | str, under: str, factor: float = 1.0) -> dict[Clock, Spread]:
-        """factor * over / under within each round; `over` may weigh several sides."""
-        weights = {over: 1.0} if isinstance(over, str) else over
+    def ratio(self, over: Mapping[str, float] | str, under: Mapping[str, float] | str, factor: float = 1.0) -> dict[Clock, Spread]:
+        """factor * over / under within each round; both may weigh several sides."""
         spreads: dict[Clock, Spread] = {}
         for clock, sides in self.seconds.items():
-            above = [sum(w * sides[s][i] for s, w in weights.items()) for i in range(len(sides[under]))]
-            spreads[clock] = Spread.of(factor * a / b for a, b in zip(above, sides[under], strict=True))
+            above, below = _weighed(sides, over), _weighed(sides, under)
+            spreads[clock] = Spread.of(factor * a / b for a, b in zip(above, below, strict=True))
         return spreads
 
     def map(self, side: str, change: Callable[[float], float]) -> dict[Clock, Spread]:
         """A figure computed from the seconds per call of one side, per clock."""
         return {clock: Spread.of(change(s) for s in sides[side]) for clock, sides in self.seconds.items()}
+
+
+def _weighed(sides: Mapping[str, list[float]], weights: Mapping[str, float] | str) -> list[float]:
+    """Seconds per round of one side, or of several by their weights."""
+    if isinstance(weights, str):
+        return sides[weights]
+    return [sum(w * s for w, s in zip(weights.values(), seconds, strict=True))
+            for seconds in zip(*(sides[name] for name in weights), strict=True)]
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, least_seconds: float, device: str = "cpu") -> Rounds:

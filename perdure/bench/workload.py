@@ -58,6 +58,12 @@ class Scale:
     """Tasks of the streams whose last task is timed."""
     composed: tuple[int, ...] = (1, 5, 10, 20)
     """Earlier modules that a task composes."""
+    pairs: int = 1000
+    """States and actions that are generated at once."""
+    dreamed: tuple[int, ...] = (2, 5, 10, 20)
+    """Tasks of the streams whose last task is learned with dreams of those before it."""
+    options: Mapping[str, dict[str, Any]] | None = None
+    """Options of a method, for tests."""
     routed: tuple[int, ...] = (10, 100, 1000)
     """Earlier tasks that routing chooses among."""
     sweep_runs: int = 4
@@ -106,11 +112,11 @@ def stream_of(data: Sequence[Dataset]) -> Stream:
     return Stream("bench", tuple(Task(index=i, name=f"task-{i + 1}", spec=SPEC, data=one) for i, one in enumerate(data)))
 
 
-def policy_maker(name: str, profile: str, scale: Scale) -> Callable[[], Policy]:
-    """Makes fresh policies of a profile's size."""
+def policy_maker(name: str, profile: str, scale: Scale, options: Mapping[str, Any] | None = None) -> Callable[[], Policy]:
+    """Makes fresh policies of a profile's size, with what a method asks of them in `options`."""
     policy_class = find(name, POLICIES, "policy")
     sizes = policy_class.PROFILES[profile]["policy"] if scale.policy is None else scale.policy[name]
-    config = policy_class.Config(**sizes)
+    config = policy_class.Config(**dict(options or {}) | sizes)
     return lambda: policy_class(config)
 
 
@@ -141,24 +147,27 @@ class Learner:
     """A method in the middle of learning the last task of a stream, stepped as the driver steps it."""
 
     WARM_UP = 3
-    """Updates in every phase before the one that is timed, so that optimizers have state."""
+    """Updates in every phase up to the one that is timed, so that optimizers have state."""
 
     def __init__(self, method: str, policy: str, profile: str, scale: Scale, views: Views, phase: str = "train",
-                 precision: str = "fp32", options: Mapping[str, Any] | None = None):
+                 precision: str = "fp32", options: Mapping[str, Any] | None = None, warm_up: int = WARM_UP):
         method_class = find(method, METHODS, "method")
         values = recipe(policy, profile, scale) | UNTIMED.get(method, {}) | dict(options or {})
-        config: MethodConfig = method_class.Config(**values)
-        self.method: Method = method_class(config, policy_maker(policy, profile, scale), seed=0)
+        config: MethodConfig = method_class.Config(**values | (scale.options or {}).get(method, {}))
+        its_policy = policy_maker(policy, profile, scale, method_class.policy_options(config))
+        self.method: Method = method_class(config, its_policy, seed=0)
         self.precision = precision
         self.device = torch.device(views.views[0].device)
         self.method.to(self.device)
         needs = method_class.needs(config)
-        self.index = 0
         for task in views.stream.tasks:
             for candidate in self.method.phases(task, Access(views, task.index, needs)):
+                if not candidate.when():
+                    continue
                 self.task, self.phase = task.index, candidate
                 self._begin(candidate)
-                for _ in range(min(self.WARM_UP, candidate.steps) if isinstance(candidate.steps, int) else self.WARM_UP):
+                self.steps = candidate.steps if isinstance(candidate.steps, int) else candidate.steps()
+                for _ in range(min(warm_up, self.steps)):
                     self.step()
                 if task.index == len(views.stream) - 1 and candidate.name == phase:
                     return
@@ -171,13 +180,14 @@ class Learner:
         if phase.begin is not None:
             phase.begin()
         self.method.to(self.device)
+        self.index = 0
 
     def step(self) -> None:
-        """One update, with the driver's seeding and precision."""
+        """One update, with the driver's seeding and precision; after the last one of the phase comes its first again."""
         seed_everything(0, self.task, self.phase.name, self.index)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             self.phase.update(Step(0, self.task, self.phase.name, self.index))
-        self.index += 1
+        self.index = (self.index + 1) % self.steps
 
 
 def named_sizes() -> Iterator[tuple[str, str]]:

@@ -16,7 +16,8 @@ from perdure.data.access import Views
 
 TINY = Scale(
     episodes=4, length=12, batch=8, sampled=((4, 12), (3, 10)), rows=(1, 3), samples=8, routed=(3, 20),
-    composed=(1, 2), steps_per_round=0.0,
+    composed=(1, 2), dreamed=(2, 3), pairs=10, steps_per_round=0.0,
+    options={"cugro": {"steps": 6, "state_steps": 2, "state_width": 8}},
     policy={"sfbc": {"width": 8, "critic_width": 8, "evaluations": 2}, "td3bc": {"width": 8}, "iql": {"width": 8},
             "bc": {"width": 16, "layers": 3}, "dt": {"width": 16, "layers": 2, "attention_heads": 2, "context": 4}},
     save_megabytes=(0.02, 0.05), save_seconds=0.02, stream_steps=4, growing=(1, 2, 3),
