@@ -53,7 +53,9 @@ class Rounds:
     def milliseconds(self, side: str, clock: Clock) -> Spread:
         return Spread.of(1e3 * s for s in self.seconds[clock][side])
 
-    def ratio(self, over: Mapping[str, float] | str, under: Mapping[str, float] | str, factor: float = 1.0) -> dict[Clock, Spread]:
+    def ratio(
+        self, over: Mapping[str, float] | str, under: Mapping[str, float] | str, factor: float = 1.0
+    ) -> dict[Clock, Spread]:
         """factor * over / under within each round; both may weigh several sides."""
         spreads: dict[Clock, Spread] = {}
         for clock, sides in self.seconds.items():
