@@ -383,6 +383,7 @@ class Experiment:
         write_json(path, {
             "versions": versions(run.stream), "fingerprint": run.fingerprint, "host": socket.gethostname(),
             **{name: round(value, 2) for name, value in run.clock.items()},
+            "phase_cpu_seconds": {name: round(value, 2) for name, value in run.by_phase.items()},
             "wall_seconds": round(before.get("wall_seconds", 0.0) + seconds, 2),
             "starts": before.get("starts", 0) + 1,
             "peak_memory_mb": max(memory, before.get("peak_memory_mb", 0)),

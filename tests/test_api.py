@@ -44,6 +44,8 @@ def test_the_times_of_a_run_are_kept(packnet):
     times = read_json(packnet.folder / "environment.json")
     assert 0 < times["train_cpu_seconds"] < times["train_seconds"] + 0.1 < times["wall_seconds"] + 0.1
     assert times["evaluate_seconds"] > 0
+    phases = times["phase_cpu_seconds"]
+    assert list(phases) == ["dense", "retrain"] and sum(phases.values()) == pytest.approx(times["train_cpu_seconds"], abs=0.05)
 
 
 def test_threads_are_as_before(tmp_path):

@@ -91,6 +91,8 @@ class Run:
     """(folder, position) -> log sinks, opened after the position is known."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCK, 0.0))
+    by_phase: dict[str, float] = field(default_factory=dict)
+    """Phase -> CPU seconds of training in it, all tasks together."""
 
     def execute(self) -> ScoreMatrix:
         """Learn and evaluate what is missing.
@@ -150,7 +152,7 @@ class Run:
                 self._phase(index, phase, points)
                 if phase.end is not None:
                     seed_everything(self.method.seed, index, phase.name, "end")
-                    with self._timed():
+                    with self._timed(phase.name):
                         phase.end()
             elif known and phase.trains:
                 self._pass_over(index, phase, points, sum(lengths[: self.cursor.phase + 1]))
@@ -177,7 +179,7 @@ class Run:
         cursor, seed = self.cursor, self.method.seed
         if not cursor.began:
             seed_everything(seed, index, phase.name, "begin")
-            with self._timed():
+            with self._timed(phase.name):
                 if phase.begin is not None:
                     phase.begin()
             self.method.to(self.device)
@@ -187,7 +189,7 @@ class Run:
         self._attend()
         self._curve(index, phase, points)
         while cursor.step < cursor.steps:
-            with self._timed():
+            with self._timed(phase.name):
                 seed_everything(seed, index, phase.name, cursor.step)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     values = phase.update(Step(seed, index, phase.name, cursor.step))
@@ -200,12 +202,14 @@ class Run:
             self._attend()
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _timed(self, phase: str) -> Iterator[None]:
         """Counts as training: updates, and what a phase does before and after them."""
         started, cpu = time.monotonic(), time.process_time()
         yield
+        spent = time.process_time() - cpu
         self.clock["train_seconds"] += time.monotonic() - started
-        self.clock["train_cpu_seconds"] += time.process_time() - cpu
+        self.clock["train_cpu_seconds"] += spent
+        self.by_phase[phase] = self.by_phase.get(phase, 0.0) + spent
 
     def _report(self, index: int, phase: Phase, values: Mapping[str, Any]) -> None:
         cursor = self.cursor
@@ -278,7 +282,7 @@ class Run:
         self.method.check_health(f"task {self.cursor.task}, before saving")
         meta, tensors = capture(self.method)
         meta |= {"cursor": asdict(self.cursor), "scores": self.matrix.to_json(), "log_offset": self.log.offset,
-                 "clock": self.clock, "fingerprint": self.fingerprint}
+                 "clock": self.clock, "by_phase": self.by_phase, "fingerprint": self.fingerprint}
         self.generations.write(meta, tensors)
         self.save_cost = time.monotonic() - started
         self.next_save = time.monotonic() + SAVE_COST_SHARE * self.save_cost
@@ -303,6 +307,7 @@ class Run:
         self.cursor = Cursor(**meta["cursor"])
         self.matrix = saved
         self.clock.update(meta["clock"])
+        self.by_phase.update(meta.get("by_phase", {}))
         moved = [f"{k} was {meta['fingerprint'].get(k)!r} and is {v!r}" for k, v in self.fingerprint.items()
                    if meta["fingerprint"].get(k) != v]
         if moved:

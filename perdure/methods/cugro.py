@@ -98,7 +98,7 @@ class CuGROConfig(MethodConfig):
     """Of the critic's distance to the old critic on dreams (lambda in the code)."""
     penalty_over: Literal["mean", "sum"] = "mean"
     """Whether that distance is a mean over earlier tasks or their sum."""
-    recognise: float = 0.05
+    recognise: float = 0.1
     """Largest distance, in standard deviations, at which data count as those of an earlier task come again; 0: never. It is that
     of two sketches (`continual/sketch.py`), which say where data lie."""
     collapse: float = 0.5

@@ -42,10 +42,20 @@ class RunResult:
 
     def seconds(self, name: str) -> float | None:
         """A time in environment.json, such as `train_seconds`; None if it is not recorded."""
-        value = self.environment.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-            return None
-        return float(value)
+        return _seconds(self.environment.get(name))
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Phase -> CPU seconds of training in it; empty where they are not recorded."""
+        recorded = self.environment.get("phase_cpu_seconds")
+        values = {name: _seconds(value) for name, value in recorded.items()} if isinstance(recorded, dict) else {}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+        return None
+    return float(value)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from html import escape
 
 from perdure.core.intervals import LEAST_SEEDS, RESAMPLES
 from perdure.core.metrics import DEFINITIONS
+from perdure.core.words import duration
 from perdure.report.clips import MOMENTS, Clip
 from perdure.report.collect import Collection, Group
 from perdure.report.drawing import Picture
@@ -60,7 +61,7 @@ def page(
         ("leaning", "Which task leans on which", _all(shown, "leaning-")),
         ("dreams", "What is replayed", _all(shown, "dreams-")),
         ("footprint", "Footprint and protocol", _footprint(collection, table)),
-        ("cost", "What it costs", shown["cost"]),
+        ("cost", "What it costs", shown["cost"] + _phases(collection)),
         ("clips", "Clips", _clips(clips, left_out)),
         ("definitions", "What the numbers mean", _definitions(collection)),
         ("repeat", "To repeat it", _repeat(collection)),
@@ -211,6 +212,18 @@ def _footprint(collection: Collection, table: Table) -> str:
     return (
         _table(collection, table, "footprint") + "<h3>Protocol</h3>" + _table(collection, table, "protocol")
     )
+
+
+def _phases(collection: Collection) -> str:
+    """Where the training time of the first seed goes, of methods that train in more than one phase."""
+    lines = []
+    for group in collection.groups:
+        spent = group.runs[0].phases
+        whole = sum(spent.values())
+        if len(spent) > 1 and whole > 0:
+            parts = ", ".join(f"{phase} {100 * seconds / whole:.0f} %" for phase, seconds in spent.items())
+            lines.append(f"<li>{escape(f'{group.name}: {parts} of {duration(whole)}')}</li>")
+    return f"<h3>CPU time of training by phase</h3><ul class='notes'>{''.join(lines)}</ul>" if lines else ""
 
 
 # -- pictures -----------------------------------------------------------------------------------------

@@ -27,6 +27,15 @@ def test_every_file_is_written(report):
     assert read_json(out / "table.json")["rows"][0]["method"] == "joint"
 
 
+def test_the_page_says_where_the_training_time_goes(tmp_path):
+    """Of methods that train in more than one phase, where that is recorded; what is malformed counts as not recorded."""
+    recorded = {"er": {"train": 60.0}, "packnet": {"dense": 90.0, "retrain": 30.0, "odd": "soon"}, "finetune": [1]}
+    for method, phases in recorded.items():
+        write_json(save(tmp_path / "runs" / method, matrix(method, 0)) / "environment.json", {"phase_cpu_seconds": phases})
+    page = write_report([tmp_path / "runs"], tmp_path / "out").page.read_text()
+    assert re.findall(r"<li>(\w+: [^<]*of 2 min)</li>", page) == ["packnet: dense 75 %, retrain 25 % of 2 min"]
+
+
 def test_the_page_fetches_nothing_and_runs_nothing(report):
     text = report.page.read_text()
     assert len(text) < 5 * 2**20
