@@ -45,6 +45,14 @@ class Terminal:
         self.last_line = time.monotonic()
         self.seen: tuple[float, int] | None = None
         self.step_seconds = 0.0
+        """Of all steps so far, on average; what is left of the first task is judged by it."""
+        self.timed = 0
+        self.paces: dict[str, float] = {}
+        """Phase -> seconds per step."""
+        self.phases: dict[str, int] = {}
+        """Phase of this task -> its steps."""
+        self.earlier: dict[str, int] = {}
+        """The same of the task before, where this process saw all of it."""
         self.place: tuple[int, str, int] | None = None
         """Task, phase and steps of the phase that runs."""
         self.before = 0
@@ -67,10 +75,9 @@ class Terminal:
         now = time.monotonic()
         done = self._before(task, phase, steps) + step
         if self.seen is not None and done > self.seen[1]:
-            pace = (now - self.seen[0]) / (done - self.seen[1])
-            self.step_seconds = pace if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * pace
+            self._pace(phase, now - self.seen[0], done - self.seen[1])
         self.seen = (now, done)
-        left = self.step_seconds * max(0, self.total - done)
+        left = self._left(task, phase, steps - step, done)
         losses = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._show(f"task {task + 1}/{len(self.tasks)} {self.tasks[task]} | {phase} {step}/{steps} | {losses}"
                    + (f" | training {duration(left)} left" if self.step_seconds else ""))
@@ -78,11 +85,29 @@ class Terminal:
     def _before(self, task: int, phase: str, steps: int) -> int:
         """Steps of the run before this phase."""
         if self.place is None or self.place[0] != task:
+            whole = sum(self.phases.values()) >= self.total // len(self.tasks)
+            self.earlier, self.phases = (self.phases if whole else {}), {}
             self.before = 0 if self.joint else task * self.total // len(self.tasks)
         elif self.place[1] != phase:
             self.before += self.place[2]
         self.place = (task, phase, steps)
+        self.phases[phase] = steps
         return self.before
+
+    def _pace(self, phase: str, seconds: float, steps: int) -> None:
+        """Take note of how long some steps took."""
+        self.step_seconds = (self.step_seconds * self.timed + seconds) / (self.timed + steps)
+        self.timed += steps
+        pace = seconds / steps
+        self.paces[phase] = 0.9 * self.paces.get(phase, pace) + 0.1 * pace
+
+    def _left(self, task: int, phase: str, steps: int, done: int) -> float:
+        """Seconds of training after this step: phases of later tasks are taken to be those of the task before."""
+        if not self.earlier:
+            return self.step_seconds * max(0, self.total - done)
+        costs = {name: count * self.paces.get(name, self.step_seconds) for name, count in self.earlier.items()}
+        rest = sum(cost for name, cost in costs.items() if name not in self.phases)
+        return steps * self.paces.get(phase, self.step_seconds) + rest + (len(self.tasks) - 1 - task) * sum(costs.values())
 
     def evaluating(self, learned: int, task: int) -> None:
         self.seen = None

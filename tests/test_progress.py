@@ -115,3 +115,21 @@ def test_quiet_is_quiet(capsys):
     quiet.evaluating(0, 0)
     quiet.evaluated(0, 0, [])
     assert capsys.readouterr() == ("", "")
+
+
+def test_slow_steps_of_a_short_phase_are_not_taken_for_the_pace_of_all(clock):
+    """100 steps of a second, then 5 of 20 seconds that are not among them: another task will take as long."""
+    out, bar = shown()
+    for phase, steps, seconds in (("train", 100, 1), ("plan", 5, 20)):
+        for step in range(1, steps + 1):
+            clock.now += seconds
+            bar.step(0, phase, step, steps, {})
+    clock.now += 1
+    bar.evaluated(1, 0, [])
+    for step in (1, 2):
+        clock.now += 1
+        bar.step(1, "train", step, 100, {})
+    clock.now += 40
+    bar.step(1, "train", 3, 100, {})
+    line = out.getvalue().splitlines()[-1]
+    assert line.endswith("training 10 min left"), "97 steps, now taken for 4.9 seconds, and 100 seconds of planning"
