@@ -56,6 +56,10 @@ REPLAY = {"memory_bytes": 3_000_000}
 """For all tasks together, so that replay methods are compared at the same number of bytes (about 5 % of the data of cw10-v3)."""
 
 
+AS_DREAMS = {"memory_bytes": 2_000_000}
+"""What the state generator of cugro takes in an agent, for all tasks together."""
+
+
 def on_bodies(quality: str) -> list[Row]:
     """One model per body, as in offline reinforcement learning of single tasks."""
     options = {"quality": quality}
@@ -92,11 +96,40 @@ def composed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[st
     return Row("compoformer", stream, "dt", seeds, options, stream_options or {}, label=label)
 
 
+MUJOCO = {"episodes": 20, "shared": 10}
+"""Evaluation on MuJoCo streams, whose returns differ little between episodes."""
+
+
+def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str, Any] | None = None, **options: Any) -> Row:
+    """cugro with options that name the row."""
+    label = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items() if name != "compat") or None
+    evaluation = {} if stream.startswith("metaworld") else MUJOCO
+    return Row("cugro", stream, "sfbc", seeds, options, stream_options or {}, evaluation=evaluation, label=label)
+
+
+def with_sfbc(stream: str, methods: str, **options: Any) -> list[Row]:
+    """Other methods on the same policy and protocol."""
+    evaluation = {} if stream.startswith("metaworld") else MUJOCO
+    return [Row(method, stream, "sfbc", options=options, evaluation=evaluation) for method in methods.split()]
+
+
+def published(stream: str) -> list[Row]:
+    """One of CuGRO's sequences."""
+    controls = [dreamed(stream, replay=replay) for replay in ("oracle", "none")]
+    return [dreamed(stream), *controls, *with_sfbc(stream, "independent")]
+
+
 ROLLOUTS = {"rollouts": True}
 """Of Meta-World streams: a method may try its policy in the simulator; the steps are counted."""
 
 PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 """Of Panda streams: episodes that end with success; observations and actions padded to one size."""
+
+BASELINES: dict[str, str] = {"cheetah-vel-v5-dreams": "cugro"}
+"""Table -> the row that the others are compared with, where it is not `finetune`."""
+
+FEW = {"episodes": 100}
+"""Of MuJoCo streams: the reference mode dreams as much as there are data, at 100 evaluations each."""
 
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
@@ -172,6 +205,21 @@ TABLES: dict[str, list[Row]] = {
     "hopper-walker-cheetah-v5-replay": on_bodies("medium-replay"),
     "cheetah-vel-v5": [row for policy in ("bc", "td3bc", "iql")
                        for row in rows("cheetah-vel-v5", "independent finetune er ewc packnet joint", policy)],
+    "cheetah-vel-v5-dreams": [
+        dreamed("cheetah-vel-v5", (0, 1, 2, 3, 4)),
+        *(dreamed("cheetah-vel-v5", (0, 1, 2, 3, 4), replay=replay) for replay in ("oracle", "none", "noise")),
+        *(dreamed("cheetah-vel-v5", replay=replay) for replay in ("vae", "gan")),
+        *with_sfbc("cheetah-vel-v5", "er", **AS_DREAMS),
+        *with_sfbc("cheetah-vel-v5", "ewc independent joint"),
+        *(Row(method, "cheetah-vel-v5", evaluation=MUJOCO) for method in ("dgr", "tdgr", "cril")),
+    ],
+    "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
+    "metaworld5-v3-dreams": published("metaworld5-v3"),
+    "cheetah-vel-v5-dreams-ablations": [
+        dreamed("cheetah-vel-v5", stream_options=FEW), dreamed("cheetah-vel-v5", stream_options=FEW, compat=True),
+        *(dreamed("cheetah-vel-v5", **{name: value}) for name, value in (
+            ("guidance", 1.0), ("evaluations", 5), ("dreams", 2000), ("dreams", 50_000), ("penalty", 0.0), ("penalty", 10.0))),
+    ],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
 
@@ -227,7 +275,8 @@ def write(table: str) -> None:
                     labels[str(kept)] = row.label
     if not folders:
         raise SystemExit(f"no finished run of {table} yet")
-    report = write_report(folders, Path("runs") / "tables" / table, labels=labels, title=table)
+    report = write_report(folders, Path("runs") / "tables" / table, labels=labels, title=table,
+                          baseline=BASELINES.get(table, ""))
     shutil.copy(report.page.parent / "table.md", target / "table.md")
     shutil.copy(report.page.parent / "table.csv", target / "table.csv")
     print(f"{target / 'table.md'} from {len(folders)} runs; the page is {report.page}")
@@ -241,7 +290,7 @@ def fill_reproduction() -> None:
             scores = [kept_folder(table, config) / "scores.json" for config in row.configs()]
             found = [ScoreMatrix.load(path) for path in scores if path.exists()]
             if found:
-                kept[table.partition("-order")[0].removesuffix("-dt"), _name(row)] = found
+                kept[_section(table), _name(row)] = found
     section, lines, filled = "", [], set()
     for line in REPRODUCTION.read_text().splitlines():
         if line.startswith("### "):
@@ -255,6 +304,11 @@ def fill_reproduction() -> None:
     for section, name in kept.keys() - filled:
         if any(line.startswith(f"### {section} ") for line in lines):
             print(f"{REPRODUCTION} has no row '{name}' under {section}")
+
+
+def _section(table: str) -> str:
+    """The heading in docs/reproduction.md that the rows of a table stand under."""
+    return table.partition("-order")[0].partition("-dreams")[0].removesuffix("-dt")
 
 
 def _name(row: Row) -> str:

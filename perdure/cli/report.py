@@ -30,6 +30,8 @@ class Options:
     """Heading of the page."""
     label: Annotated[tuple[str, ...], arg(metavar="RUN=LABEL ...", help_behavior_hint="")] = ()
     """Rows of their own for one method in several settings; RUN is a folder given, or one below it."""
+    baseline: Annotated[str, arg(metavar="ROW", help_behavior_hint="")] = ""
+    """The row that all others are compared with, paired by seed; default: finetune, or the lowest."""
     unfinished: bool = False
     """Also take runs that are not finished; what they lack is not defined. Else those found below a folder are left out."""
     json: bool = False
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
 
     out = Path(options.out) if options.out else _home(options.runs)
     done = write_report([Path(run) for run in options.runs], out, unfinished=options.unfinished,
-                        labels=_labels(options.label), title=options.title)
+                        labels=_labels(options.label), title=options.title, baseline=options.baseline)
     if options.json:
         print_json(tables.json_table(done.table))
         return 0

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perdure.core.intervals import Interval, Summary, paired, summarise, wilson
+from perdure.core.intervals import Interval, Summary, summarise, wilson
 from perdure.core.matrix import COUNTS, ScoreMatrix
 from perdure.core.metrics import DEFINITIONS
 from perdure.report.collect import Collection, Group, RunResult
+from perdure.report.compare import Difference, differences, normalised
 
 UNDEFINED = "not defined"
 """What is printed for a metric without a value; never 0."""
@@ -47,15 +48,6 @@ class Row:
     name: str
     seeds: tuple[int, ...]
     entries: dict[str, Entry]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Average performance of `row` minus that of `baseline`, seed by seed."""
-
-    row: str
-    baseline: str
-    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -92,6 +84,9 @@ RESULTS = tuple(
     for key, definition in DEFINITIONS.items()
 )
 
+NORMALISED = Column("normalised", "mean over tasks of (end - untrained) / (independent - untrained)", "Of independent", "score",
+                    "results")
+
 RAW_RETURN = Column("raw_return", "raw return at the end, mean over tasks", "Raw return", "score", "results")
 
 NEXT_TASK = Column("next_task", "score on the next task by its description alone, before its data", "Next task, by its words",
@@ -127,18 +122,27 @@ FOOTPRINT = (
 )
 
 
-def build(collection: Collection) -> Table:
-    """The table of a collection of runs."""
+def build(collection: Collection, baseline: str = "") -> Table:
+    """The table of a collection of runs.
+
+    Args:
+        baseline: the row that the others are compared with; empty: `finetune`, or the lowest.
+
+    Raises:
+        UsageError: there is no row of that name.
+    """
     first = collection.first
-    rows = tuple(_row(group) for group in collection.groups)
+    rows = tuple(_row(group, collection) for group in collection.groups)
     errors = any(run.matrix.action_error for run in collection.runs)
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
     worded = any(run.matrix.footprint.get("from_words") for run in collection.runs)
-    sometimes = ((NEXT_TASK, worded), (RAW_RETURN, returns), (ACTION_ERROR, errors))
+    sometimes = ((NORMALISED, first.score["kind"] == "return" and _known(rows, "normalised")), (NEXT_TASK, worded),
+                 (RAW_RETURN, returns), (ACTION_ERROR, errors))
     columns = (*RESULTS, *(column for column, wanted in sometimes if wanted), *seen, *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
-    return Table(title, columns, rows, _differences(rows), collection.notices)
+    scored = {row.name: row.entries["average_performance"].summary for row in rows}
+    return Table(title, columns, rows, differences(scored, baseline), collection.notices)
 
 
 def _known(rows: Sequence[Row], key: str) -> bool:
@@ -166,10 +170,12 @@ def scale(matrix: ScoreMatrix) -> str:
     return f"{score['kind']}{source}, {score['low']:g} to {score['high']:g}"
 
 
-def _row(group: Group) -> Row:
+def _row(group: Group, collection: Collection) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
+    values, reason = normalised(group, collection.groups)
+    entries["normalised"] = Entry(summarise(values), reason=reason)
     entries["next_task"] = _numbers(group, _next_task, "it does not act by descriptions alone")
     entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
     for task, name in enumerate(first.tasks):
@@ -280,17 +286,6 @@ def _per_task(counts: list[int]) -> str:
         if len(counts) <= 4
         else f"{min(counts):,} to {max(counts):,}"
     )
-
-
-def _differences(rows: tuple[Row, ...]) -> tuple[Difference, ...]:
-    """Every row against `finetune`, or against the lowest row where there is no `finetune`."""
-    scored = {row.name: row.entries["average_performance"].summary for row in rows}
-    values = {name: dict(summary.by_seed) for name, summary in scored.items() if summary}
-    if len(values) < 2:
-        return ()
-    baseline = "finetune" if "finetune" in values else list(values)[-1]
-    pairs = {name: paired(values[name], values[baseline]) for name in values if name != baseline}
-    return tuple(Difference(name, baseline, summary) for name, summary in pairs.items() if summary)
 
 
 def episode_range(matrices: Sequence[ScoreMatrix], learned: int, tasks: Iterable[int]) -> Interval | None:

@@ -35,6 +35,7 @@ def write_report(
     unfinished: bool = False,
     labels: Mapping[str, str] | None = None,
     title: str = "",
+    baseline: str = "",
 ) -> Report:
     """Write report.html, table.md|tex|csv|json and figures/*.svg|png into the folder `out`.
 
@@ -43,13 +44,14 @@ def write_report(
         out: made if missing; files of an earlier report are replaced.
         unfinished, labels: as in `collect`.
         title: heading of the page.
+        baseline: as in `build`.
 
     Raises:
-        UsageError: from `collect`, or `out` cannot be written.
+        UsageError: from `collect` or `build`, or `out` cannot be written.
     """
     out = Path(out)
     collection = collect(folders, unfinished=unfinished, labels=labels)
-    table = build(collection)
+    table = build(collection, baseline)
     shown, left_out = clips(collection)
     content: dict[str, bytes] = {}
     images = []

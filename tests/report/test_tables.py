@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from perdure.core.errors import UsageError
 from perdure.core.intervals import summarise
+from perdure.core.matrix import Episode
 from perdure.report import tables
 from perdure.report.collect import collect
 from perdure.report.model import Column, Entry, build, number, remarks, show
+from report.conftest import matrix, save
 
 SCORE = Column("x", "x", "x", "score", "results")
 
@@ -45,6 +48,50 @@ def test_differences_are_paired_against_finetune(five):
     assert found.keys() == {"packnet", "independent", "joint"}
     assert found["packnet"].summary.mean == pytest.approx(0.48)
     assert found["packnet"].summary.interval
+
+
+def test_another_baseline_is_taken_and_a_wrong_one_named(make_run, tmp_path):
+    for seed in (0, 1):
+        for method in ("er", "packnet", "finetune"):
+            make_run(method, seed)
+    collection = collect([tmp_path])
+    found = {d.row: d for d in build(collection, "packnet").differences}
+    assert found.keys() == {"er", "finetune"} and found["finetune"].baseline == "packnet"
+    assert found["finetune"].summary.mean == pytest.approx(-0.48)
+    with pytest.raises(UsageError, match=r"the baseline is 'pakcnet'; did you mean 'packnet'\?; the rows are"):
+        build(collection, "pakcnet")
+
+
+RETURNS = {"score": {"kind": "return", "low": 0.0, "high": 1.0, "source": "returns"}}
+
+
+def test_scores_between_an_untrained_agent_and_one_model_per_task(tmp_path):
+    """Untrained 0.1, one model per task 0.9; finetune ends with 0.18, 0.18 and 0.9."""
+    for method, seed in (("independent", 0), ("finetune", 0), ("finetune", 1), ("joint", 0)):
+        save(tmp_path / f"{method}-{seed}", matrix(method, seed, **RETURNS))
+    table = build(collect([tmp_path]))
+    assert "normalised" in [column.key for column in table.section("results")]
+    for name, wanted in (("independent", 1.0), ("finetune", (0.1 + 0.1 + 1) / 3), ("joint", 1.0)):
+        assert row(table, name).entries["normalised"].summary.mean == pytest.approx(wanted)
+
+
+def test_one_model_per_task_is_that_of_the_same_policy_if_there_is_one(tmp_path):
+    low = matrix("independent", 0, policy="sfbc", **RETURNS)
+    for task in range(low.n):
+        low.set_cell(low.n, task, [Episode(0.5, False, 40, None)])
+    save(tmp_path / "low", low)
+    save(tmp_path / "high", matrix("independent", 0, **RETURNS))
+    save(tmp_path / "packnet", matrix("packnet", 0, policy="sfbc", **RETURNS))
+    save(tmp_path / "dt", matrix("finetune", 0, policy="dt", **RETURNS))
+    table = build(collect([tmp_path], labels={str(tmp_path / "low"): "sfbc"}))
+    assert row(table, "packnet").entries["normalised"].summary.mean == pytest.approx(0.8 / 0.4)
+    assert row(table, "finetune").entries["normalised"].summary.mean == pytest.approx(0.4), "against the best there is"
+
+
+def test_normalised_scores_need_returns_and_one_model_per_task(five, tmp_path):
+    assert "normalised" not in [column.key for column in five.columns]
+    save(tmp_path / "er", matrix("er", 0, **RETURNS))
+    assert "normalised" not in [column.key for column in build(collect([tmp_path])).columns]
 
 
 def test_one_seed_shows_a_wilson_interval_and_says_so(make_run, tmp_path):
