@@ -21,6 +21,7 @@ from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
 from perdure.experiment import RunConfig, load_config, resolve
+from perdure.methods.cugro import OWN_POLICY
 from perdure.report.write import write_report
 
 RESULTS = Path("docs/results")
@@ -110,7 +111,8 @@ def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str
 def with_sfbc(stream: str, methods: str, **options: Any) -> list[Row]:
     """Other methods on the same policy and protocol."""
     evaluation = {} if stream.startswith("metaworld") else MUJOCO
-    return [Row(method, stream, "sfbc", options=options, evaluation=evaluation) for method in methods.split()]
+    return [Row(method, stream, "sfbc", options=options, policy_options=OWN_POLICY, evaluation=evaluation)
+            for method in methods.split()]
 
 
 def published(stream: str) -> list[Row]:

@@ -57,7 +57,7 @@ RELEASED_POLICY: dict[str, Any] = {
     "sweeps": 0, "averaging": 0.0,
 }  # fmt: skip
 
-OWN_POLICY: dict[str, Any] = {"averaging": 0.001}
+OWN_POLICY: dict[str, Any] = {"averaging": 0.001, "sweeps": 0}
 """Options of the policy: of `compat`, and otherwise."""
 
 
@@ -74,7 +74,7 @@ class CuGROConfig(MethodConfig):
     """Of a batch of the generators: half of it is dreams, or as many of every earlier task as of the new one."""
     budget: Literal["constant", "growing"] = "constant"
     """growing: the generators' updates grow with the number of tasks."""
-    state_steps: int = 3000
+    state_steps: int = 2000
     """Updates of the state generator per task."""
     state_width: int = 128
     """Of its outermost block; the inner ones have a half and a quarter."""

@@ -116,7 +116,7 @@ class SfBC(TaskPolicy):
     PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             "policy": {},
-            "training": {"steps": 12_000, "batch": 512, "learning_rate": 1e-3, "weight_decay": 0.0, "clip": 1.0},
+            "training": {"steps": 8000, "batch": 512, "learning_rate": 1e-3, "weight_decay": 0.0, "clip": 1.0},
         },
         "paper": {
             "policy": {"width": 512, "critic_width": 512, "critic_layers": 3},

@@ -127,7 +127,7 @@ def test_the_penalty_holds_the_old_heads():
     """Values of dreams move less with the penalty than without it: to less than a third in 100 updates."""
     moved = {}
     for penalty in (1.0, 0.0):
-        lab = learned(1, steps=300, batch=64, dreams=256, penalty=penalty, learning_rate=1e-3)
+        lab = learned(1, steps=300, batch=64, dreams=256, penalty=penalty, learning_rate=1e-3, policy_options={"sweeps": 1})
         begin(lab, 1, "plan 1")
         dreams = lab.method.dreams.draw(256, torch.Generator().manual_seed(0))
         with torch.no_grad():
