@@ -20,6 +20,10 @@ STREAMS: dict[str, str] = {
     "atari5-v5": "perdure.benchmarks.atari",
     "cheetah-vel-v5": "perdure.benchmarks.mujoco",
     "swimmer-dir-v5": "perdure.benchmarks.mujoco",
+    "walker-params-v5": "perdure.benchmarks.mujoco",
+    "ant-dir-4-v5": "perdure.benchmarks.mujoco",
+    "ant-dir-6-v5": "perdure.benchmarks.mujoco",
+    "ant-dir-spread-v5": "perdure.benchmarks.mujoco",
     "hopper-walker-cheetah-v5": "perdure.benchmarks.mujoco",
 }
 """Name on the command line -> module with `Options`, `SETTINGS`, `POLICY`, `outline(name, options)` and

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from perdure.benchmarks import behaviour
 from perdure.benchmarks.mujoco_env import ACTIONS, OBSERVED, MujocoFactory, Variant
 from perdure.benchmarks.mujoco_source import EPISODES, MujocoSource, training_of
-from perdure.benchmarks.mujoco_tasks import ANT_ANGLES, FAMILIES
+from perdure.benchmarks.mujoco_tasks import ANT_ANGLES, FAMILIES, SPREAD
 from perdure.benchmarks.numbered import goals
 from perdure.benchmarks.recorded import recorded
 from perdure.core.errors import UsageError, nearest
@@ -24,6 +24,10 @@ from perdure.data.store import Dataset
 ORDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cheetah-vel-v5": ("cheetah-vel", tuple(FAMILIES["cheetah-vel"])),
     "swimmer-dir-v5": ("swimmer-dir", tuple(FAMILIES["swimmer-dir"])),
+    "walker-params-v5": ("walker-params", tuple(FAMILIES["walker-params"])),
+    "ant-dir-4-v5": ("ant-dir", tuple(f"ant-{number}" for number in (10, 15, 19, 25))),
+    "ant-dir-6-v5": ("ant-dir", tuple(f"ant-{number}" for number in (4, 18, 26, 34, 42, 49))),
+    "ant-dir-spread-v5": ("ant-dir", tuple(f"ant-{number}" for number in SPREAD)),
     "hopper-walker-cheetah-v5": ("bodies", ("hopper", "walker2d", "halfcheetah")),
 }
 """Stream name -> family and order of its tasks."""

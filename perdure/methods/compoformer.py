@@ -7,10 +7,11 @@ Keeps      per task its vector, its weights and, unless earlier modules suffice,
            (`variant grow`) or a share of the weights (`variant prune`), a fusion and a head
 Needs      task id at test; the task in words (not with `meaning data`); the number of tasks for equal shares (`variant prune`);
            rollouts with `reuse rollout`
-Differs    whether earlier modules suffice is decided from data: by the held-out error of their mixture against that of a module
-           that was trained for a while (`reuse rollout` is the released rule, on goals that no score uses); query and key start
-           orthogonal and alike, with a learned sharpness, where the code has ones, and are dropped once the weights stand; the
-           mixture of actions that is trained is the one that acts; the fusion ends in the task's head, whose output is bounded;
+Differs    whether an earlier module suffices is decided from data: by the error of the nearest one on the best held-out episodes
+           against that of a module that was trained for a while (`reuse rollout` is the released rule, on goals that no score
+           uses); a task without a module of its own acts as that one alone, not as the mixture that the weights are learned
+           with, which errs less and acts worse; query and key start orthogonal and alike, with a learned sharpness, where the
+           code has ones, and are dropped once the weights stand; the fusion ends in the task's head, whose output is bounded;
            modules are as in lora and packnet: all linear maps, biases and norms per task, equal shares; earlier modules are read
            without dropout; the weights are learned in a share of the task's steps (the code: 1,000 more); the encoder is
            all-MiniLM-L6-v2 (the code: L12). The held-out episodes that decide are those that action errors are reported on.
@@ -63,11 +64,12 @@ class CompoFormerConfig(MethodConfig):
     join: Literal["fusion", "addition", "sharing"] = "fusion"
     """How a module reads earlier features: through a fusion, added to its own, or not at all."""
     reuse: Literal["offline", "rollout", "never", "always"] = "offline"
-    """When earlier modules suffice: by held-out errors (of the training data where nothing is held out), by success in the
-    simulator, never, or always."""
-    tolerance: float = 0.1
+    """When an earlier module suffices: by errors on the best held-out episodes (of the training data where nothing is held out),
+    by success in the simulator, never, or always. It is the one with the lowest error."""
+    tolerance: float = 0.3
     """Of reuse offline: share of what a module of its own gained over a constant action in `probe_share` of the steps that may be
-    given up."""
+    given up. A finished module fits the noise of its data more than one that was trained for a while, so a task that comes again
+    gives up some."""
     threshold: float = 0.8
     """Of reuse rollout: the success that suffices; the score, where success is not defined."""
     compose_share: float = 0.04
@@ -261,7 +263,7 @@ class CompoFormer(Method):
             self.attention = None
             self.forget_optimizers()  # which held it
             if config.reuse != "offline":
-                self.decisions[t] = self._decide_at_once(access)
+                self.decisions[t] = self._decide_at_once(access, lesson)
 
         def open_module() -> None:
             self._open_module(t)
@@ -272,14 +274,15 @@ class CompoFormer(Method):
             open_module()
 
         def decide() -> None:
-            """Earlier modules suffice if they keep most of what the task's own gained in a part of its training."""
+            """An earlier module suffices if it keeps most of what the task's own gained in a part of its training."""
             own_module = self._composed(t)
-            mixture = float(lesson.errors(lambda windows: [lesson.mixture(windows)]))
+            alone, error = lesson.best_alone()
             own = float(lesson.errors(lambda windows: [own_module.predict(windows)]))
             constant = lesson.constant_error()
-            reused = mixture - own <= config.tolerance * max(constant - own, 0.0)
-            self.decisions[t] = {"reused": reused, "mixture_error": mixture, "own_error": own, "constant_error": constant}
+            reused = error - own <= config.tolerance * max(constant - own, 0.0)
+            self.decisions[t] = {"reused": reused, "alone_error": error, "own_error": own, "constant_error": constant}
             if reused:
+                self.composition.set_weights(t, alone)
                 self._drop_module(t)
                 self.forget_optimizers()
 
@@ -325,13 +328,20 @@ class CompoFormer(Method):
         else:
             self.bank.close(task, self.policy)
 
-    def _decide_at_once(self, access: Any) -> dict[str, Any]:
+    def _decide_at_once(self, access: Any, lesson: Composing) -> dict[str, Any]:
         """Whether earlier modules suffice, without a module to compare them with."""
-        if self.config.reuse != "rollout":
-            return {"reused": self.config.reuse == "always"}
-        episodes = access.rollout(self)
-        success = sum(e.score if e.success is None else float(e.success) for e in episodes) / len(episodes)
-        return {"reused": success >= self.config.threshold, "success": success}
+        t, config = access.index, self.config
+        learned = self.composition.weights(t).clone()
+        if config.reuse != "never" and not config.compat:
+            self.composition.set_weights(t, lesson.best_alone()[0])
+        decision: dict[str, Any] = {"reused": config.reuse == "always"}
+        if config.reuse == "rollout":
+            episodes = access.rollout(self)
+            success = sum(e.score if e.success is None else float(e.success) for e in episodes) / len(episodes)
+            decision = {"reused": success >= config.threshold, "success": success}
+        if not decision["reused"]:
+            self.composition.set_weights(t, learned)
+        return decision
 
     # -- acting and saving ----------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ def quiet(text):
 @pytest.mark.parametrize(("name", "sizes", "tasks"), [
     ("cheetah-vel-v5", (20, 6), ["velocity-0.075", "velocity-0.45", "velocity-0.825", "velocity-1.2", "velocity-1.575"]),
     ("swimmer-dir-v5", (8, 2), ["direction-69", "direction-207", "direction-311", "direction-27", "direction-113"]),
+    ("walker-params-v5", (17, 6), ["walker-1", "walker-2", "walker-3", "walker-4", "walker-5"]),
+    ("ant-dir-4-v5", (27, 8), ["ant-10", "ant-15", "ant-19", "ant-25"]),
+    ("ant-dir-6-v5", (27, 8), ["ant-4", "ant-18", "ant-26", "ant-34", "ant-42", "ant-49"]),
+    ("ant-dir-spread-v5", (27, 8), ["ant-6", "ant-33", "ant-17", "ant-36", "ant-15", "ant-21"]),
 ])  # fmt: skip
 def test_published_orders_and_sizes(name, sizes, tasks):
     listed = outline(name, {"variant": "published"})
