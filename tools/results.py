@@ -216,7 +216,10 @@ TABLES: dict[str, list[Row]] = {
         *(Row(method, "cheetah-vel-v5", evaluation=MUJOCO) for method in ("dgr", "tdgr", "cril")),
     ],
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
+    "walker-params-v5-dreams": published("walker-params-v5"),
     "metaworld5-v3-dreams": published("metaworld5-v3"),
+    "ant-dir-4-v5-dreams": [dreamed("ant-dir-4-v5"), *with_sfbc("ant-dir-4-v5", "er", **AS_DREAMS),
+                            *with_sfbc("ant-dir-4-v5", "independent joint")],
     "cheetah-vel-v5-dreams-ablations": [
         dreamed("cheetah-vel-v5", stream_options=FEW), dreamed("cheetah-vel-v5", stream_options=FEW, compat=True),
         *(dreamed("cheetah-vel-v5", **{name: value}) for name, value in (

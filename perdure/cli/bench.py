@@ -20,8 +20,8 @@ class Options:
     first. All measures take about twenty minutes; close other programs."""
 
     measures: Annotated[tuple[str, ...], arg(metavar="[MEASURE ...]", help_behavior_hint="")]
-    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, routing, composing, generating, training,
-    saving, stream, sweep, memory."""
+    """Only these: sampling, acting, importance, penalty, optimizer, steps, growth, routing, composing, generating, dreaming,
+    training, saving, stream, sweep, memory."""
     rounds: int = LEAST_ROUNDS
     """Alternating rounds of each measure."""
     cpu_time: bool = False
