@@ -85,8 +85,9 @@ class Terminal:
     def _before(self, task: int, phase: str, steps: int) -> int:
         """Steps of the run before this phase."""
         if self.place is None or self.place[0] != task:
-            whole = sum(self.phases.values()) >= self.total // len(self.tasks)
-            self.earlier, self.phases = (self.phases if whole else {}), {}
+            if sum(self.phases.values()) >= self.total // len(self.tasks):
+                self.earlier = self.phases
+            self.phases = {}
             self.before = 0 if self.joint else task * self.total // len(self.tasks)
         elif self.place[1] != phase:
             self.before += self.place[2]

@@ -1,7 +1,7 @@
 """Make the tables of docs/results: run what is missing, keep the score matrices, write the tables.
 
     python tools/results.py cw3-v3             # run what is missing (a killed run resumes), then write the table
-    python tools/results.py cw3-v3 --only er,ewc --seeds 0    # the same for these methods and seeds
+    python tools/results.py cw3-v3 --only er ewc --seeds 0    # the same for these methods, policies or labels, and seeds
     python tools/results.py cw3-v3 --write     # only keep what is finished and write the table
 
 Two processes may work on one table at the same time: a run that another one holds is left to it.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.api import execute
-from perdure.core.errors import UsageError
+from perdure.core.errors import GuardError, Held
 from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
@@ -63,10 +63,11 @@ AS_DREAMS = {"memory_bytes": 2_000_000}
 
 def on_bodies(quality: str) -> list[Row]:
     """One model per body, as in offline reinforcement learning of single tasks."""
-    options = {"quality": quality}
-    return [*(Row("independent", "hopper-walker-cheetah-v5", policy, (0, 1, 2), stream_options=options)
-              for policy in ("bc", "td3bc", "iql")),
-            *(Row("independent", "hopper-walker-cheetah-v5", policy, stream_options=options) for policy in ("sfbc", "dt"))]
+    options = {"quality": quality, "episodes": 500}
+    seeds = {"bc": (0, 1, 2), "td3bc": (0, 1, 2), "iql": (0, 1, 2), "dt": (0,)}
+    alone = [Row("independent", "hopper-walker-cheetah-v5", policy, its, stream_options=options) for policy, its in seeds.items()]
+    return [*alone, Row("independent", "hopper-walker-cheetah-v5", "sfbc", options={"steps": 13_000}, stream_options=options,
+                        policy_options={"behaviour_share": 3 / 13, "averaging": 0.001})]
 
 
 def in_order(order: str) -> list[Row]:
@@ -101,11 +102,17 @@ MUJOCO = {"episodes": 20, "shared": 10}
 """Evaluation on MuJoCo streams, whose returns differ little between episodes."""
 
 
+GO_ON = {"on_collapse": "go_on"}
+"""So that what a control makes of the task can be seen where its dreams are bad."""
+
+
 def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str, Any] | None = None, **options: Any) -> Row:
-    """cugro with options that name the row."""
-    label = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items() if name != "compat") or None
+    """cugro with options that name the row; both generators and the policy take `evaluations` of the solver."""
+    named = {name: value for name, value in (options | (stream_options or {})).items() if name not in ("compat", *GO_ON)}
+    label = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in named.items()) or None
     evaluation = {} if stream.startswith("metaworld") else MUJOCO
-    return Row("cugro", stream, "sfbc", seeds, options, stream_options or {}, evaluation=evaluation, label=label)
+    policy = {name: value for name, value in options.items() if name == "evaluations"}
+    return Row("cugro", stream, "sfbc", seeds, options, stream_options or {}, policy, evaluation, label)
 
 
 def with_sfbc(stream: str, methods: str, **options: Any) -> list[Row]:
@@ -126,9 +133,6 @@ ROLLOUTS = {"rollouts": True}
 
 PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 """Of Panda streams: episodes that end with success; observations and actions padded to one size."""
-
-BASELINES: dict[str, str] = {"cheetah-vel-v5-dreams": "cugro"}
-"""Table -> the row that the others are compared with, where it is not `finetune`."""
 
 FEW = {"episodes": 100}
 """Of MuJoCo streams: the reference mode dreams as much as there are data, at 100 evaluations each."""
@@ -205,15 +209,15 @@ TABLES: dict[str, list[Row]] = {
                      for method in ("independent", "tsn_affinity", "tsn", "finetune")],
     "hopper-walker-cheetah-v5": on_bodies("medium"),
     "hopper-walker-cheetah-v5-replay": on_bodies("medium-replay"),
-    "cheetah-vel-v5": [row for policy in ("bc", "td3bc", "iql")
-                       for row in rows("cheetah-vel-v5", "independent finetune er ewc packnet joint", policy)],
+    "cheetah-vel-v5": [Row(method, "cheetah-vel-v5", policy, evaluation=MUJOCO) for policy in ("bc", "td3bc", "iql")
+                       for method in ("independent", "finetune", "er", "ewc", "packnet", "joint")],
     "cheetah-vel-v5-dreams": [
         dreamed("cheetah-vel-v5", (0, 1, 2, 3, 4)),
         *(dreamed("cheetah-vel-v5", (0, 1, 2, 3, 4), replay=replay) for replay in ("oracle", "none", "noise")),
-        *(dreamed("cheetah-vel-v5", replay=replay) for replay in ("vae", "gan")),
+        *(dreamed("cheetah-vel-v5", replay=replay, **GO_ON) for replay in ("vae", "gan")),
         *with_sfbc("cheetah-vel-v5", "er", **AS_DREAMS),
         *with_sfbc("cheetah-vel-v5", "ewc independent joint"),
-        *(Row(method, "cheetah-vel-v5", evaluation=MUJOCO) for method in ("dgr", "tdgr", "cril")),
+        *(Row(method, "cheetah-vel-v5", evaluation=MUJOCO) for method in ("dgr", "tdgr", "cril", "independent")),
     ],
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
     "walker-params-v5-dreams": published("walker-params-v5"),
@@ -221,12 +225,20 @@ TABLES: dict[str, list[Row]] = {
     "ant-dir-4-v5-dreams": [dreamed("ant-dir-4-v5"), *with_sfbc("ant-dir-4-v5", "er", **AS_DREAMS),
                             *with_sfbc("ant-dir-4-v5", "independent joint")],
     "cheetah-vel-v5-dreams-ablations": [
+        dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", stream_options=FEW), dreamed("cheetah-vel-v5", stream_options=FEW, compat=True),
-        *(dreamed("cheetah-vel-v5", **{name: value}) for name, value in (
+        *(dreamed("cheetah-vel-v5", **{name: value}, **GO_ON) for name, value in (
             ("guidance", 1.0), ("evaluations", 5), ("dreams", 2000), ("dreams", 50_000), ("penalty", 0.0), ("penalty", 10.0))),
     ],
     "cw3-v3-dt": rows("cw3-v3", "independent finetune packnet er", policy="dt"),
 }
+
+
+BASELINES = {table: "cugro" for table in TABLES if "-dreams" in table} | {
+    "hopper-walker-cheetah-v5": "independent (bc)", "hopper-walker-cheetah-v5-replay": "independent (bc)",
+    "cheetah-vel-v5": "finetune (bc)",
+}  # fmt: skip
+"""Table -> the row that the others are compared with, where it is not `finetune`."""
 
 
 def kept_folder(table: str, config: RunConfig) -> Path:
@@ -246,20 +258,27 @@ def finished(config: RunConfig) -> bool:
     return scores.exists() and ScoreMatrix.load(scores).complete
 
 
-def work(table: str, only: list[str], seeds: list[str]) -> None:
+def work(table: str, only: list[str], seeds: list[int]) -> None:
     """Run every unfinished run of the table, seed by seed, so that an early stop leaves every method with some seeds."""
     configs = [c for row in TABLES[table] for c in row.configs()
-               if row.method in (only or [row.method]) and str(c.seed) in (seeds or [str(c.seed)])]
+               if not only or {row.method, row.policy, row.label} & set(only)
+               if c.seed in (seeds or [c.seed])]
     for config in sorted(configs, key=lambda c: c.seed):
         if finished(config) or (kept_folder(table, config) / "scores.json").exists():
             continue
         print(f"{config.method} {config.stream} {config.policy} seed {config.seed}: {config.default_folder}", flush=True)
         try:
             execute(config, config.default_folder, workers=0)
-        except UsageError as problem:
-            if "is being written" not in str(problem):
-                raise
+        except Held:
             print("left to the process that holds it", flush=True)
+        except GuardError as stop:
+            print(f"stopped, and left out of the table: {stop}", flush=True)
+
+
+def shown(row: Row, table: str) -> str:
+    """What sets a row apart in the table from others of its method."""
+    several = any(other.method == row.method and other.policy != row.policy for other in TABLES[table])
+    return ", ".join(filter(None, [row.label, row.policy if several else None]))
 
 
 def write(table: str) -> None:
@@ -276,8 +295,8 @@ def write(table: str) -> None:
                     shutil.copy(config.default_folder / name, kept / name)
             if (kept / "scores.json").exists():
                 folders.append(kept)
-                if row.label:
-                    labels[str(kept)] = row.label
+                if label := shown(row, table):
+                    labels[str(kept)] = label
     if not folders:
         raise SystemExit(f"no finished run of {table} yet")
     report = write_report(folders, Path("runs") / "tables" / table, labels=labels, title=table,
@@ -338,13 +357,13 @@ def _ours(matrices: list[ScoreMatrix]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
-    parser.add_argument("--only", default="", help="run these methods alone, with commas between them")
-    parser.add_argument("--seeds", default="", help="run these seeds alone, with commas between them")
+    parser.add_argument("--only", nargs="+", default=[], help="run these methods, policies or labels alone")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="run these seeds alone")
     parser.add_argument("--write", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     for table in arguments.tables:
         if not arguments.write:
-            work(table, list(filter(None, arguments.only.split(","))), list(filter(None, arguments.seeds.split(","))))
+            work(table, arguments.only, arguments.seeds)
         write(table)
     fill_reproduction()
 

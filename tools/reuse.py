@@ -1,7 +1,10 @@
 """Print when runs took earlier modules for a new task, side by side, as Markdown: `python tools/reuse.py RUN RUN ...`.
 
 The runs are of methods that choose (compoformer), on one stream; the first one is compared with each of the others: tasks that
-both gave a module, that neither did, and that one of them did. A column is named by the options in which the runs differ.
+both gave a module, that neither did, and that one of them did. Decisions are about the same modules only as long as both made the
+same ones before, so agreement is also counted among these tasks alone. What parameters bring is counted from the run that adds
+the fewest (success per parameter would be highest for one that adds next to none). A column is named by the options in which the
+runs differ.
 """
 
 from __future__ import annotations
@@ -42,20 +45,41 @@ def agreement(first: ScoreMatrix, other: ScoreMatrix) -> list[int]:
             for pair in ((True, True), (False, False), (True, False), (False, True))]
 
 
-def added(matrix: ScoreMatrix) -> str:
-    """Success at the end, modules, parameters added after the first task, and success per million of these."""
+def comparable(first: ScoreMatrix, other: ScoreMatrix) -> list[bool]:
+    """Whether both decided alike, for every task but the first before which both had the same modules."""
+    mine, theirs = (set(matrix.footprint["modules"]) for matrix in (first, other))
+    alike = [(task in mine) == (task in theirs) for task in range(first.n)]
+    return [alike[task] for task in range(1, first.n) if all(alike[:task])]
+
+
+def success(matrix: ScoreMatrix) -> float:
+    """Mean over tasks at the end."""
     means = [mean for task in range(matrix.n) if (mean := matrix.mean(matrix.n, task)) is not None]
-    success, more = sum(means) / len(means), sum(matrix.footprint["parameters_per_task"][1:])
-    return (f"{success:.3f} with {len(matrix.footprint['modules'])} modules, {more:,} parameters after the first task:"
-            f" {success / (more / 1e6):.2f} per million")
+    return sum(means) / len(means)
+
+
+def parameters(matrix: ScoreMatrix) -> int:
+    """Added after the first task."""
+    return sum(matrix.footprint["parameters_per_task"][1:])
+
+
+def added(matrix: ScoreMatrix, least: ScoreMatrix) -> str:
+    """Success at the end, modules, parameters after the first task, and what those beyond the run with the least brought."""
+    more = parameters(matrix) - parameters(least)
+    modules = len(matrix.footprint["modules"])
+    said = f"{success(matrix):.3f} with {modules} modules and {parameters(matrix):,} parameters after the first task"
+    return said + (f": {(success(matrix) - success(least)) / (more / 1e6):+.3f} per million more than the least" if more else "")
 
 
 def check(folders: list[Path], matrices: list[ScoreMatrix]) -> None:
-    """Only finished runs on the same tasks and data are compared."""
+    """Only finished runs on the same tasks and data are compared, whose parameters per task are all that a task adds."""
     for folder, matrix in zip(folders, matrices, strict=True):
         if "modules" not in matrix.footprint:
             raise SystemExit(f"{folder} does not say which tasks got a module; give runs of a method that chooses, such as"
                              " compoformer")
+        if read_json(folder / "config.json")["method_config"].get("variant") == "prune":
+            raise SystemExit(f"{folder} shares out the weights that are there, which are not counted per task; give runs of"
+                             " variant grow")
         if not matrix.complete:
             raise SystemExit(f"{folder} is not finished; resume it first")
         if (matrix.stream, matrix.data) != (matrices[0].stream, matrices[0].data):
@@ -74,12 +98,14 @@ def main() -> None:
         print("| " + " | ".join(row) + " |")
     print()
     for title, matrix in zip(titles, matrices, strict=True):
-        print(f"- {title}: {added(matrix)}")
-    print(f"\n| against {titles[0]} | both a module | both reuse | only {titles[0]} a module | only the other | agree |")
-    print("|---|--:|--:|--:|--:|--:|")
+        print(f"- {title}: {added(matrix, min(matrices, key=parameters))}")
+    print(f"\n| against {titles[0]} | both a module | both reuse | only {titles[0]} a module | only the other | agree"
+          " | agree where both had the same modules |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     for title, matrix in zip(titles[1:], matrices[1:], strict=True):
-        counts = agreement(matrices[0], matrix)
-        print(f"| {title} | " + " | ".join(map(str, counts)) + f" | {sum(counts[:2]) / sum(counts):.0%} |")
+        counts, same = agreement(matrices[0], matrix), comparable(matrices[0], matrix)
+        agreed = f"{sum(counts[:2])} of {sum(counts)} | {sum(same)} of {len(same)}"
+        print(f"| {title} | " + " | ".join(map(str, counts)) + f" | {agreed} |")
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ class Learner:
                 if candidate.end is not None:
                     candidate.end()
             self.method.forget_optimizers()
+        raise ValueError(f"{method} does not come to a phase {phase} in the last task")
 
     def _begin(self, phase: Phase) -> None:
         seed_everything(0, self.task, phase.name, "begin")

@@ -78,3 +78,12 @@ def test_a_learner_stands_in_the_asked_phase_of_the_second_task(method, phase):
     before = [p.detach().clone() for p in learner.method.parameters()]
     learner.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, learner.method.parameters(), strict=True))
+
+
+def test_a_learner_leaves_out_phases_that_do_not_take_place():
+    """compoformer with one module for all: the second task trains none."""
+    options = {"meaning": "data", "reuse": "always"}
+    learner = Learner("compoformer", "bc", "cpu", SMALL, Views(workload.stream(SMALL)), "compose", options=options)
+    assert (learner.task, learner.phase.name) == (1, "compose")
+    with pytest.raises(ValueError, match="does not come to a phase train"):
+        Learner("compoformer", "bc", "cpu", SMALL, Views(workload.stream(SMALL)), "train", options=options)

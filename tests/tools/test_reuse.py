@@ -7,13 +7,15 @@ import pytest
 from report.conftest import matrix, save
 
 from perdure.core.files import write_json
+from perdure.core.matrix import ScoreMatrix
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import reuse
 
 
-def run(folder, modules, choice, **fields):
-    made = matrix("packnet", 0, footprint={"modules": modules, "parameters_per_task": [9000, 1000, 1000]}, **fields)
+def run(folder, modules, choice, method="packnet", **fields):
+    each = [9000, *(1000 * (method == "packnet") for _ in range(2))]
+    made = matrix(method, 0, footprint={"modules": modules, "parameters_per_task": each}, **fields)
     save(folder, made)
     write_json(folder / "config.json", {"method_config": {"reuse": choice, "steps": 10}})
     return folder
@@ -26,9 +28,28 @@ def test_decisions_are_counted_without_the_first_task(tmp_path, capsys, monkeypa
     said = capsys.readouterr().out
     assert "| task | reuse offline | reuse rollout | reuse offline |" in said
     assert "| pull | module, 0.90 | reuse, 0.90 | module, 0.90 |" in said
-    assert "| reuse rollout | 0 | 0 | 1 | 1 | 0% |" in said
-    assert "| reuse offline | 1 | 1 | 0 | 0 | 100% |" in said
-    assert "- reuse offline: 0.900 with 2 modules, 2,000 parameters after the first task: 450.00 per million" in said
+    assert "| reuse rollout | 0 | 0 | 1 | 1 | 0 of 2 | 0 of 1 |" in said
+    assert "| reuse offline | 1 | 1 | 0 | 0 | 2 of 2 | 2 of 2 |" in said
+    assert said.count("0.900 with 2 modules and 2,000 parameters after the first task\n") == 3
+
+
+def test_parameters_are_paid_for_beyond_the_run_that_adds_the_fewest(tmp_path, capsys, monkeypatch):
+    few, many = run(tmp_path / "a", [0], "always", method="finetune"), run(tmp_path / "b", [0, 1, 2], "never")
+    monkeypatch.setattr(sys, "argv", ["reuse.py", str(few), str(many)])
+    scores = [ScoreMatrix.load(folder / "scores.json") for folder in (few, many)]
+    ends = [sum(score.mean(3, task) for task in range(3)) / 3 for score in scores]
+    reuse.main()
+    said = capsys.readouterr().out
+    assert f"- reuse always: {ends[0]:.3f} with 1 modules and 0 parameters after the first task\n" in said
+    assert ends[0] < 0.8 and f"2,000 parameters after the first task: {500 * (0.9 - ends[0]):+.3f} per million more" in said
+
+
+def test_shared_weights_are_not_counted_and_so_refused(tmp_path, monkeypatch):
+    folder = run(tmp_path / "a", [0], "offline")
+    write_json(folder / "config.json", {"method_config": {"reuse": "offline", "variant": "prune"}})
+    monkeypatch.setattr(sys, "argv", ["reuse.py", str(folder)])
+    with pytest.raises(SystemExit, match="give runs of variant grow"):
+        reuse.main()
 
 
 @pytest.mark.parametrize(("fields", "words"), [({"complete": False}, "is not finished"), ({"stream": "other"}, "of other tasks")])
