@@ -14,9 +14,13 @@ WIDE = {"width": 32, "layers": 3}
 
 
 def data(kind, seed, discrete):
-    """64 episodes of 8 steps. A: the action says where the first coordinate lies; B: the other way round, inputs shifted."""
+    """64 episodes of 8 steps. A: the action says where the first coordinate lies; B: the other way round, inputs shifted.
+
+    With a tilde, the actions of half of the episodes are mostly noise.
+    """
+    noisy, kind = kind.endswith("~"), kind.removesuffix("~")
     rng, episodes = np.random.default_rng(seed), []
-    for _ in range(64):
+    for episode in range(64):
         obs = rng.standard_normal((9, 6)).astype(np.float32)
         x = obs[:8, 0]
         obs = obs + (3.0 if kind == "B" else 0.0)
@@ -24,6 +28,8 @@ def data(kind, seed, discrete):
         if kind == "noise":
             x = 0.5 * rng.standard_normal(8)
         actions = np.stack([np.tanh(2 * sign * x), np.tanh(-sign * x)], 1).astype(np.float32)
+        if noisy and episode % 4 < 2:
+            actions = (0.3 * actions + rng.uniform(-0.7, 0.7, actions.shape)).astype(np.float32)
         if discrete:
             actions = ((np.digitize(x, [-0.7, 0.0, 0.7]) + (2 if kind == "B" else 0)) % 4).astype(np.int64)
         end = np.arange(8) == 7
@@ -37,7 +43,7 @@ def data(kind, seed, discrete):
 
 def meaning(kind, index):
     """Of length 1; near for tasks of one kind, and equal for no two."""
-    vector = np.eye(4)["AB".find(kind) % 3] + 0.1 * np.random.default_rng(index).standard_normal(4)
+    vector = np.eye(4)["AB".find(kind[0]) % 3] + 0.1 * np.random.default_rng(index).standard_normal(4)
     return tuple((vector / np.linalg.norm(vector)).tolist())
 
 

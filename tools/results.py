@@ -234,10 +234,8 @@ TABLES: dict[str, list[Row]] = {
 }
 
 
-BASELINES = {table: "cugro" for table in TABLES if "-dreams" in table} | {
-    "hopper-walker-cheetah-v5": "independent (bc)", "hopper-walker-cheetah-v5-replay": "independent (bc)",
-    "cheetah-vel-v5": "finetune (bc)",
-}  # fmt: skip
+BASELINES = {table: "cugro" for table in TABLES if "-dreams" in table}
+BASELINES |= {table: "independent (bc)" for table in TABLES if table.startswith("hopper")} | {"cheetah-vel-v5": "finetune (bc)"}
 """Table -> the row that the others are compared with, where it is not `finetune`."""
 
 

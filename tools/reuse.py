@@ -82,7 +82,8 @@ def check(folders: list[Path], matrices: list[ScoreMatrix]) -> None:
                              " variant grow")
         if not matrix.complete:
             raise SystemExit(f"{folder} is not finished; resume it first")
-        if (matrix.stream, matrix.data) != (matrices[0].stream, matrices[0].data):
+        mine, first = ([entry["digest"] for entry in one.data] for one in (matrix, matrices[0]))
+        if (matrix.stream, mine) != (matrices[0].stream, first):
             raise SystemExit(f"{folder} is of other tasks or data than {folders[0]}; give runs on the same stream")
 
 

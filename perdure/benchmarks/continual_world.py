@@ -128,8 +128,9 @@ SETTINGS: dict[tuple[str, str, str], dict[str, object]] = tuned("continual_world
 TUNING = dict.fromkeys((name for name in ORDERS if name not in ("cwtune-v3", "cwpairs-v3")), "cwtune-v3")
 """Stream -> the one on which its methods are tuned; they share no task, and so cwpairs-v3, which has drawer-open, has none."""
 
-POLICY: dict[tuple[str, str], dict[str, object]] = {}
-"""(policy, profile) -> sizes, where they differ from the profile's."""
+POLICY: dict[tuple[str, str], dict[str, object]] = {("sfbc", profile): {"average": 1} for profile in ("cpu", "paper")}
+"""(policy, profile) -> options, where they differ from the profile's: CuGRO's code executes one candidate on Meta-World, and the
+mean of four elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,9 @@ def assembled(
 
 
 def _recording(name: str, options: Options) -> Recording:
+    """Raises UsageError where a task comes again, with half of the goals for each recording of it, and is to have more episodes."""
+    if options.episodes > 100 and any(task.endswith(AGAIN) for task in ORDERS[name]):
+        raise UsageError(f"stream.episodes is {options.episodes}; a task of {name} has goals for 2 to 100, because some come again")
     return Recording(quality_of(name, options), options.episodes, options.horizon)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,14 +15,14 @@ from perdure.continual.earlier_features import EarlierFeatures
 from perdure.core.batch import Windows, average
 from perdure.core.method import Step
 from perdure.core.policy import ActionDist, Weights, loss_of
+from perdure.core.spec import Discrete
 from perdure.policies.base import TrunkPolicy
 
-HELD_OUT = 4096
-"""Windows at most that an error is measured on."""
+HELD_OUT, EPISODES = 4096, 64
+"""Windows and episodes at most that an error is measured on."""
 
-BEST = 1 / 3
-"""Share of the held-out episodes that errors are measured on, those of the highest return: what the task is to do, and where data
-are of mixed quality the actions with the least noise."""
+LEAST = 0.01
+"""Share of the error of a constant action that counts as none."""
 
 AT_ONCE = 2**22
 """Numbers of the observations in one forward pass of it."""
@@ -54,10 +53,6 @@ class Composing:
         """What each of these modules would do."""
         return self.composition.parts(self.policy, self.task, self.features(windows), windows)
 
-    def mixture(self, windows: Windows) -> ActionDist:
-        """What the task does without a module of its own."""
-        return self.composition.mixture(self.policy, self.task, self.features(windows), windows)
-
     def mixture_loss(self, step: Step, weights: Tensor) -> Tensor:
         """Of the actions of earlier modules with these weights, through which alone gradients flow."""
         windows = self.view.windows(self.policy.context, self.batch, step)
@@ -83,18 +78,30 @@ class Composing:
         own = features_of(self.policy, self.policy.inputs(batch), weights)
         return loss_of(self.composition.joined(self.policy, self.task, batch.extra.get(EARLIER), own, batch), batch)
 
-    @torch.no_grad()
     def errors(self, predict: Callable[[Windows], Sequence[ActionDist]]) -> Tensor:
-        """(M,) mean held-out error of the actions of each of `predict`'s answers."""
+        """(M,) held-out error of the actions of each of `predict`'s answers: the geometric mean over episodes of the mean in one.
+
+        Answers are thus compared by the ratio of their errors in each episode, as by likelihood where every episode has noise of
+        its own: in data of mixed quality a plain mean would be that of the noisiest episodes, which say least.
+        """
+        least = LEAST * self._episode_errors(lambda windows: [self.constant(windows)]).mean()
+        return self._episode_errors(predict).clamp_min(max(float(least), 1e-12)).log().mean(0).exp()
+
+    @torch.no_grad()
+    def _episode_errors(self, predict: Callable[[Windows], Sequence[ActionDist]]) -> Tensor:
+        """(E, M) float64, of every answer in every held-out episode."""
         self.policy.eval()
-        wrong, count = [], 0
-        one = self.policy.context * self.view.sampler.spec.obs.size
-        for part in self._held_out().split(max(1, min(256, AT_ONCE // one))):
-            windows = self.view.sampler.windows_at(part, self.policy.context)
-            wrong.append(torch.stack([(way.error(windows.action) * windows.valid).sum() for way in predict(windows)]).double())
-            count += int(windows.valid.sum())
+        sampler, held = self.view.sampler, self._held_out()
+        wrong, steps = [], []
+        for part in held.split(max(1, min(256, AT_ONCE // (self.policy.context * sampler.spec.obs.size)))):
+            windows = sampler.windows_at(part, self.policy.context)
+            errors = [(way.error(windows.action) * windows.valid).sum(1) for way in predict(windows)]
+            wrong.append(torch.stack(errors, 1).double())
+            steps.append(windows.valid.sum(1, keepdim=True).double())
         self.policy.train()
-        return torch.stack(wrong).sum(0) / count
+        _, episode = sampler.episode[held].unique(return_inverse=True)
+        among = one_hot(episode).double().T
+        return among @ torch.cat(wrong) / (among @ torch.cat(steps))
 
     def best_alone(self) -> tuple[Tensor, float]:
         """(M,) weights of the one earlier module whose actions have the lowest held-out error, and that error.
@@ -107,22 +114,22 @@ class Composing:
         best = errors.argmin()
         return one_hot(best, len(errors)).float(), float(errors[best])
 
-    def constant_error(self) -> float:
-        """Held-out error of the best constant action of the training split."""
+    def constant(self, windows: Windows) -> ActionDist:
+        """The best constant action of the training split."""
         sampler = self.view.sampler
-        train, held = sampler.action[sampler.starts["train"].step], sampler.action[self._held_out()]
-        if sampler.spec.discrete:
-            return float((held != train.mode().values).double().mean())
-        return float((held - train.mean(0)).double().square().mean())
+        actions, shape = sampler.action[sampler.starts["train"].step], windows.action.shape
+        if isinstance(sampler.spec.action, Discrete):
+            return ActionDist(logits=one_hot(actions.mode().values, sampler.spec.action.n).float().expand(*shape, -1))
+        return ActionDist(mean=actions.mean(0).expand(shape))
 
     def _held_out(self) -> Tensor:
-        """Flat steps of the best held-out episodes, evenly spaced where there are many; of the training split where none is held
-        out."""
+        """Flat steps of held-out episodes, evenly spaced where there are many; of the training split where none is held out."""
         sampler = self.view.sampler
         split = sampler.starts["holdout" if len(sampler.starts["holdout"].step) else "train"]
         episode = sampler.episode[split.step]
-        present = episode.unique()
-        returns = torch.as_tensor(self.view.task.data.returns, device=present.device)[present]
-        best = present[returns.argsort(descending=True, stable=True)[: math.ceil(BEST * len(present))]]
-        steps = split.step[torch.isin(episode, best)]
-        return steps[torch.linspace(0, len(steps) - 1, min(len(steps), HELD_OUT), device=steps.device).long()]
+        return _spaced(split.step[torch.isin(episode, _spaced(episode.unique(), EPISODES))], HELD_OUT)
+
+
+def _spaced(values: Tensor, most: int) -> Tensor:
+    """At most so many of them, evenly spaced."""
+    return values[torch.linspace(0, len(values) - 1, min(len(values), most), device=values.device).long()]

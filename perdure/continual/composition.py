@@ -126,7 +126,7 @@ class Composition(nn.Module):
     def acting_weights(self, task: int) -> Tensor:
         """(M,), those that the task acts with, where it has no module of its own maybe one alone."""
         weights = self.weights(task)
-        if self.hard and task not in self.modules_of:
+        if self.hard and len(weights) and task not in self.modules_of:
             return F.one_hot(weights.argmax(), len(weights)).to(weights.dtype)
         return weights
 
@@ -138,10 +138,14 @@ class Composition(nn.Module):
         return bool(self.sources[task]) and self.join != "sharing"
 
     def needed(self, task: int) -> list[int]:
-        """The tasks whose modules are run for `task`."""
+        """The tasks whose modules are run for `task`, in order."""
         if task not in self.modules_of:
-            return self.sources[task]
+            return sorted({other for source in self._acting(task) for other in self.needed(source)})
         return [*(self.sources[task] if self.leans(task) else []), task]
+
+    def _acting(self, task: int) -> list[int]:
+        """The sources that a task without a module of its own acts as."""
+        return [source for source, weight in zip(self.sources[task], self.acting_weights(task).tolist(), strict=True) if weight]
 
     def earlier(self, task: int, features: Features) -> Tensor:
         """(B, L, D): the mixture of the features of the modules before the task's own."""
@@ -156,7 +160,8 @@ class Composition(nn.Module):
 
     def mixture(self, policy: TrunkPolicy, task: int, features: Features, batch: Windows) -> ActionDist:
         """What the task does without a module of its own."""
-        return mixed(self.parts(policy, task, features, batch), self.acting_weights(task))
+        weights, acting = self.acting_weights(task), self._acting(task)
+        return mixed([self.distribution(policy, source, features, batch) for source in acting], weights[weights != 0])
 
     def parts(self, policy: TrunkPolicy, task: int, features: Features, batch: Windows) -> list[ActionDist]:
         """What each of the task's sources would do."""

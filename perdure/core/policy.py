@@ -41,7 +41,7 @@ class Stats:
     target_return: float
     """Environment units; 95 % quantile of the episode returns."""
     reward_scale: float = 1.0
-    """Times the rewards, the returns of the data span as many units as the longest episode has steps."""
+    """Times the rewards, the returns of the data and 0 span as many units as the longest episode has steps."""
 
 
 @dataclass(frozen=True)

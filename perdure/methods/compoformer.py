@@ -7,20 +7,22 @@ Keeps      per task its vector, its weights and, unless earlier modules suffice,
            (`variant grow`) or a share of the weights (`variant prune`), a fusion and a head
 Needs      task id at test; the task in words (not with `meaning data`); the number of tasks for equal shares (`variant prune`);
            rollouts with `reuse rollout`
-Differs    whether an earlier module suffices is decided from data: by the error of the nearest one on the best held-out episodes
-           against that of a module that was trained for a while (`reuse rollout` is the released rule, on goals that no score
-           uses); a task without a module of its own acts as that one alone, not as the mixture that the weights are learned
-           with, which errs less and acts worse; query and key start orthogonal and alike, with a learned sharpness, where the
-           code has ones, and are dropped once the weights stand; the fusion ends in the task's head, whose output is bounded;
-           modules are as in lora and packnet: all linear maps, biases and norms per task, equal shares; earlier modules are read
-           without dropout; the weights are learned in a share of the task's steps (the code: 1,000 more); the encoder is
-           all-MiniLM-L6-v2 (the code: L12). The held-out episodes that decide are those that action errors are reported on.
+Differs    whether an earlier module suffices is decided from data: by the error of the nearest one in held-out episodes against
+           that of a module that was trained for a while (`reuse rollout` tries the same one in the simulator, on goals that no
+           score uses; the code tries its mixture on the goals of the score); a task without a module of its own acts as that one
+           alone, not as the mixture that the weights are learned with, which errs less and acts worse; query and key start
+           orthogonal and alike, with a learned sharpness, where the code has ones, and are dropped once the weights stand; the
+           fusion ends in the task's head, whose output is bounded; modules are as in lora and packnet: all linear maps, biases
+           and norms per task, equal shares; earlier modules are read without dropout; the weights are learned in a share of the
+           task's steps (the code: 1,000 more); the encoder is all-MiniLM-L6-v2 (the code: L12). The held-out episodes that decide
+           are those that action errors, and streams without a simulator, are scored on.
            `compat` repeats the attention, the rule of reuse (but on probe goals), the mixture that acts, and the modules
 Status     see docs/reproduction.md
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -64,12 +66,12 @@ class CompoFormerConfig(MethodConfig):
     join: Literal["fusion", "addition", "sharing"] = "fusion"
     """How a module reads earlier features: through a fusion, added to its own, or not at all."""
     reuse: Literal["offline", "rollout", "never", "always"] = "offline"
-    """When an earlier module suffices: by errors on the best held-out episodes (of the training data where nothing is held out),
-    by success in the simulator, never, or always. It is the one with the lowest error."""
-    tolerance: float = 0.3
+    """When an earlier module suffices: by errors in held-out episodes (in training data where nothing is held out), by success in
+    the simulator, never, or always. It is the one with the lowest error."""
+    tolerance: float = 0.5
     """Of reuse offline: share of what a module of its own gained over a constant action in `probe_share` of the steps that may be
-    given up. A finished module fits the noise of its data more than one that was trained for a while, so a task that comes again
-    gives up some."""
+    given up, in logarithms of errors. A finished module fits the noise of its data more than one that was trained for a while, so
+    tasks that come again give up some, others more than all (`tools/calibrate_reuse.py`)."""
     threshold: float = 0.8
     """Of reuse rollout: the success that suffices; the score, where success is not defined."""
     compose_share: float = 0.04
@@ -277,9 +279,9 @@ class CompoFormer(Method):
             """An earlier module suffices if it keeps most of what the task's own gained in a part of its training."""
             own_module = self._composed(t)
             alone, error = lesson.best_alone()
-            own = float(lesson.errors(lambda windows: [own_module.predict(windows)]))
-            constant = lesson.constant_error()
-            reused = error - own <= config.tolerance * max(constant - own, 0.0)
+            own, constant = lesson.errors(lambda windows: [own_module.predict(windows), lesson.constant(windows)]).tolist()
+            gained = math.log(constant / own)
+            reused = gained > 0 and math.log(error / own) <= config.tolerance * gained
             self.decisions[t] = {"reused": reused, "alone_error": error, "own_error": own, "constant_error": constant}
             if reused:
                 self.composition.set_weights(t, alone)

@@ -149,6 +149,8 @@ def test_a_task_that_comes_again_has_other_data_of_the_same_task():
         assert first.env == second.env and first.folder != second.folder
         assert not set(second.source.goals()) & set(first.source.goals()[: first.episodes]), "other goals"
         assert first.source.name != second.source.name, "and other noise"
+    with pytest.raises(UsageError, match=r"stream.episodes is 101; a task of cwpairs-v3 has goals for 2 to 100"):
+        continual_world.outline("cwpairs-v3", continual_world.Options(episodes=101))
 
 
 RENDER = """
