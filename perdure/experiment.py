@@ -31,10 +31,11 @@ from perdure.core.roles import Progress
 from perdure.core.run import Run
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views, grant
+from perdure.data.stats import behaviour_means
 from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
-from perdure.streams import benchmark, load_stream, stream_options
+from perdure.streams import benchmark, load_stream, outline, stream_options
 
 PROFILES = ("cpu", "paper")
 
@@ -294,8 +295,11 @@ class Experiment:
     def _run(self) -> ScoreMatrix:
         config = self.config
         started = time.time()
-        stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
         method = make_method(config)
+        sources = {} if self.stream else {task.name: task.source for task in outline(config.stream, config.stream_options)}
+        if sources and all(sources.values()):  # `grant` asks this of every stream, but only once its data are collected
+            method.check_spaces({name: source.spec for name, source in sources.items()})
+        stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
         needs = self._needs(method, stream)
         views = Views(stream, self.device, method.config.sampling)
         device = torch.device(self.device)
@@ -307,9 +311,10 @@ class Experiment:
                                     method.schedule == "joint", self.workers, device)
         run = Run(
             folder=self.folder, method=method, stream=stream, access=access, evaluator=evaluator,
-            matrix=self._empty_matrix(stream, needs), progress=self.progress, agent_facts=self._agent_facts(stream),
+            matrix=self._empty_matrix(stream, needs), progress=self.progress,
             resume_command=self.resume_command or f"perdure run --from {shlex.quote(str(self.folder / 'config.json'))}"
             f" --out {shlex.quote(str(self.folder))}",
+            agent_facts={"config": asdict(config), "stream": stream.to_json()},
             device=device, precision=config.precision, fingerprint=fingerprint(self.device, stream),
             sinks=lambda folder, position: open_sinks(self.sinks, folder, position),
         )  # fmt: skip
@@ -369,12 +374,8 @@ class Experiment:
             },
             score=asdict(stream.score_scale()),
             data=[{"task": task.name, "digest": task.data.digest, "quality": task.data.card.get("quality", ""),
-                   "episodes": len(task.data.lengths)} for task in stream.tasks],
+                   "episodes": len(task.data.lengths), **behaviour_means(task)} for task in stream.tasks],
         )  # fmt: skip
-
-    def _agent_facts(self, stream: Stream) -> dict[str, Any]:
-        """What an agent folder needs besides tensors to be loaded without its run."""
-        return {"config": asdict(self.config), "stream": stream.to_json()}
 
     def _record(self, run: Run, seconds: float) -> None:
         path = self.folder / "environment.json"

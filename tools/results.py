@@ -102,7 +102,7 @@ MUJOCO = {"episodes": 20, "shared": 10}
 """Evaluation on MuJoCo streams, whose returns differ little between episodes."""
 
 
-GO_ON = {"on_collapse": "go_on"}
+GO_ON: dict[str, Any] = {"on_collapse": "go_on"}
 """So that what a control makes of the task can be seen where its dreams are bad."""
 
 
@@ -305,12 +305,17 @@ def write(table: str) -> None:
 
 
 def fill_reproduction() -> None:
-    """Write every kept result into the rows of docs/reproduction.md: mean performance and forgetting, seeds, config hash."""
+    """Write every kept result into the rows of docs/reproduction.md: mean performance and forgetting, seeds, config hash.
+
+    A row of which no run is kept with the settings of today says that it was not run.
+    """
     kept: dict[tuple[str, str], list[ScoreMatrix]] = {}
+    declared: set[tuple[str, str]] = set()
     for table, its_rows in TABLES.items():
         for row in its_rows:
             scores = [kept_folder(table, config) / "scores.json" for config in row.configs()]
             found = [ScoreMatrix.load(path) for path in scores if path.exists()]
+            declared.add((_section(table), _name(row)))
             if found:
                 kept[_section(table), _name(row)] = found
     section, lines, filled = "", [], set()
@@ -321,6 +326,8 @@ def fill_reproduction() -> None:
         if len(cells) == 7 and (section, cells[0]) in kept:
             filled.add((section, cells[0]))
             line = f"| {cells[0]} | {cells[1]} | {' | '.join(_ours(kept[section, cells[0]]))} |"
+        elif len(cells) == 7 and (section, cells[0]) in declared:
+            line = f"| {cells[0]} | {cells[1]} | not run | not run | - | - | not run |"
         lines.append(line)
     write_atomic(REPRODUCTION, ("\n".join(lines) + "\n").encode())
     for section, name in kept.keys() - filled:

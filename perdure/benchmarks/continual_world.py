@@ -250,9 +250,9 @@ def assembled(
 
 
 def _recording(name: str, options: Options) -> Recording:
-    """Raises UsageError where a task comes again, with half of the goals for each recording of it, and is to have more episodes."""
+    """Raises UsageError where a task comes again, so that each recording has half of its goals, and is to have more episodes."""
     if options.episodes > 100 and any(task.endswith(AGAIN) for task in ORDERS[name]):
-        raise UsageError(f"stream.episodes is {options.episodes}; a task of {name} has goals for 2 to 100, because some come again")
+        raise UsageError(f"stream.episodes is {options.episodes}; a task of {name} has goals for 2 to 100: some come again")
     return Recording(quality_of(name, options), options.episodes, options.horizon)
 
 

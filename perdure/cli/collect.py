@@ -51,12 +51,12 @@ def main(argv: list[str]) -> int:
     tasks = _tasks(options)
     for place, task in enumerate(tasks):
         folder = Path(f"{task.folder}-seed{options.seed}" if options.seed else str(task.folder))
-        _collect(task, folder, options, f"{task.source.task} ({place + 1} of {len(tasks)})")
+        speed = _collect(task, folder, options, f"{task.source.task} ({place + 1} of {len(tasks)})")
         data = Dataset.open(folder)
         known = [success for success in data.successes if success is not None]
         rate = f"success {sum(known) / len(known):.2f}, " if known else ""
         made = f"{len(data)} {task.quality} episodes, {data.transitions} transitions, {rate}return {data.returns.mean():.2f}"
-        print(f"{folder}: {made}", flush=True)
+        print(f"{folder}: {made}" + (f", {speed:.0f} steps/s per worker" if speed else ""), flush=True)
     return 0
 
 
@@ -87,10 +87,17 @@ def _of_stream(options: Options) -> list[TaskOutline]:
     return list({task.folder: task for task in outline(options.what, asked)}.values())
 
 
-def _collect(task: TaskOutline, folder: Path, options: Options, label: str) -> None:
-    """One dataset, with live progress."""
+def _collect(task: TaskOutline, folder: Path, options: Options, label: str) -> float:
+    """One dataset, with live progress; steps per second and worker process with its start, 0 if nothing was rolled."""
+    speeds: list[float] = []
     console = Console(file=sys.stderr, highlight=False, markup=False)
     with Live(Text(label), console=console, refresh_per_second=4, transient=True) as live:
-        show = (lambda text: live.update(Text(text))) if console.is_terminal else sparsely(console.print)
+        show = collecting(label, (lambda text: live.update(Text(text))) if console.is_terminal else sparsely(console.print))
+
+        def report(done: int, total: int, steps_per_second: float) -> None:
+            speeds.append(steps_per_second)
+            show(done, total, steps_per_second)
+
         collect(task.source, folder, quality=task.quality, episodes=task.episodes, seed=options.seed, workers=options.workers,
-                progress=collecting(label, show))
+                progress=report)
+    return speeds[-1] / max(1, min(options.workers, len(speeds))) if speeds else 0.0

@@ -7,6 +7,7 @@ episodes. It writes nothing.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from perdure.core.config import build
 from perdure.core.environment import EnvFactory
+from perdure.core.errors import GuardError
 from perdure.core.method import Method, Phase, Step
 from perdure.core.state import capture
 from perdure.core.task import Stream
@@ -33,7 +35,7 @@ class Trial:
     """Measured seconds and bytes."""
 
     step: float = 0.0
-    """Seconds per update, mean over the phases by their steps."""
+    """Seconds that all updates of a task take, for each of its `method.steps`; phases may have more updates than these."""
     fixed: float = 0.0
     """Seconds per task outside the updates: begin and end of phases."""
     start: float = 0.0
@@ -63,8 +65,8 @@ def measure(config: RunConfig, stream: Stream, workers: int, device: str) -> Tri
     try:
         for index in indices:
             access = Access(views, index, needs, lambda m, task: evaluator.probe(m, task))
-            spent, fixed, steps = _learn(method, stream, index, access, device)
-            trial.step, trial.fixed = spent / max(steps, 1), fixed
+            spent, trial.fixed = _learn(method, stream, index, access, device)
+            trial.step = spent / (method.config.steps * (len(stream) if joint else 1))
             before, trial.agent = trial.agent, _bytes(method, "agent")
             trial.growth = max(0, trial.agent - before) if before else 0
         trial.resume = _bytes(method, "agent") + _bytes(method, "resume")
@@ -77,9 +79,9 @@ def measure(config: RunConfig, stream: Stream, workers: int, device: str) -> Tri
     return trial
 
 
-def _learn(method: Method, stream: Stream, index: int, access: Access, device: str) -> tuple[float, float, int]:
-    """(seconds of all updates, seconds of begin and end, number of updates) of a task, from a few updates of each phase."""
-    spent, fixed, total = 0.0, 0.0, 0
+def _learn(method: Method, stream: Stream, index: int, access: Access, device: str) -> tuple[float, float]:
+    """(seconds of all updates, seconds of begin and end) of a task, from a few updates of each phase."""
+    spent, fixed = 0.0, 0.0
     for phase in method.phases(stream.tasks[index], access):
         if not phase.when():
             continue
@@ -90,12 +92,12 @@ def _learn(method: Method, stream: Stream, index: int, access: Access, device: s
         fixed += time.monotonic() - started
         steps = phase.steps if isinstance(phase.steps, int) else int(phase.steps())
         spent += steps * _per_update(phase, method.seed, index, steps)
-        total += steps
         started = time.monotonic()
         if phase.end is not None:
-            phase.end()
+            with suppress(GuardError):  # after so few updates nothing that is dreamed is good
+                phase.end()
         fixed += time.monotonic() - started
-    return spent, fixed, total
+    return spent, fixed
 
 
 def _per_update(phase: Phase, seed: int, index: int, steps: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,54 +14,75 @@ from perdure.core.batch import Windows, concatenate
 from perdure.core.method import Step
 from perdure.core.spec import Box, Spec
 
+TOGETHER = 4
+"""Earlier tasks with as many dreams each as are asked for; more tasks share as many as these have together."""
+
+
+def per_task(asked: int, earlier: int) -> int:
+    """Pairs of each of `earlier` tasks, so that no task costs much more than the fifth one, however many there were before."""
+    return max(1, min(asked, TOGETHER * asked // earlier))
+
 
 class Dreams(nn.Module):
-    """A set of pairs for every earlier task, and the value that the critic gave each of them before the new task came."""
+    """A set of pairs for every earlier task, and the value that the critic gave each of them before the new task came.
+
+    The sets lie one after the other in the same tensors, so that a draw costs one gather whatever the number of tasks.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.sets: dict[int, tuple[int, Spec]] = {}
-        """Task -> (number of pairs, its spaces)."""
+        """Task -> (number of pairs, its spaces, which are those of all)."""
 
     def open(self, task: int, count: int, spec: Spec) -> None:
         """Make room for `count` pairs of a task."""
         assert isinstance(spec.action, Box)
+        new = {"obs": torch.zeros(count, spec.obs.size), "action": torch.zeros(count, spec.action.size),
+               "value": torch.zeros(count)}
+        for name, rows in new.items():
+            self.register_buffer(name, torch.cat([self.get_buffer(name), rows]) if self.sets else rows)
         self.sets[task] = (count, spec)
-        self.register_buffer(f"obs_{task}", torch.zeros(count, spec.obs.size))
-        self.register_buffer(f"action_{task}", torch.zeros(count, spec.action.size))
-        self.register_buffer(f"value_{task}", torch.zeros(count))
 
     def put(self, task: int, begin: int, **values: Tensor) -> None:
-        """Store `obs` (n, O) raw, `action` (n, A) in [-1, 1] or `value` (n,) from row `begin` on."""
+        """Store `obs` (n, O) raw, `action` (n, A) in [-1, 1] or `value` (n,) from row `begin` of a task on."""
         for name, rows in values.items():
-            self.get_buffer(f"{name}_{task}")[begin : begin + len(rows)] = rows
+            self._of(name, task)[begin : begin + len(rows)] = rows
 
     def of(self, task: int) -> tuple[Tensor, Tensor]:
         """(N, O) raw observations and (N, A) actions of a task."""
-        return self.get_buffer(f"obs_{task}"), self.get_buffer(f"action_{task}")
+        return self._of("obs", task), self._of("action", task)
+
+    def _of(self, name: str, task: int) -> Tensor:
+        begin = self._begins()[self.tasks().index(task)]
+        return self.get_buffer(name)[begin : begin + self.sets[task][0]]
+
+    def _begins(self) -> list[int]:
+        """First row of every task."""
+        return list(accumulate([0, *(count for count, _ in self.sets.values())]))[:-1]
 
     def tasks(self) -> list[int]:
         return list(self.sets)
 
+    def parts(self, tasks: Iterable[int], most: int) -> list[tuple[int, int, int]]:
+        """(task, first row, rows) of every part in which the pairs of these tasks are made, of at most `most` rows each."""
+        return [(task, begin, min(most, self.sets[task][0] - begin)) for task in tasks
+                for begin in range(0, self.sets[task][0], most)]
+
     def clear(self) -> None:
         """Let go of all of them."""
-        for task in self.sets:
-            for name in ("obs", "action", "value"):
-                delattr(self, f"{name}_{task}")
+        for name in ("obs", "action", "value") if self.sets else ():
+            delattr(self, name)
         self.sets.clear()
 
     def draw(self, n: int, g: Generator) -> Windows:
         """n pairs as windows of one step, equally many of every task, with the old critic's values in `extra["kept"]`."""
         tasks = self.tasks()
-        count = [len(part) for part in torch.arange(n).tensor_split(len(tasks))]
-        rows = [torch.randint(self.sets[task][0], (k,), generator=g, device=g.device)
-                for task, k in zip(tasks, count, strict=True)]
-
-        def take(name: str) -> Tensor:
-            return torch.cat([self.get_buffer(f"{name}_{task}")[row] for task, row in zip(tasks, rows, strict=True)])
-
-        return as_windows(take("obs"), take("action"), torch.repeat_interleave(torch.tensor(tasks, device=g.device),
-                          torch.tensor(count, device=g.device)), tuple(tasks), self.sets[tasks[0]][1], {"kept": take("value")})
+        share = [len(part) for part in torch.arange(n).tensor_split(len(tasks))]
+        known = torch.tensor([tasks, self._begins(), [count for count, _ in self.sets.values()]], device=g.device)
+        task, begin, count = known.repeat_interleave(torch.tensor(share, device=g.device), 1, output_size=n)
+        rows = begin + (torch.rand(n, generator=g, dtype=torch.float64, device=g.device) * count).long()
+        obs, action, value = (self.get_buffer(name).index_select(0, rows) for name in ("obs", "action", "value"))
+        return as_windows(obs, action, task, tuple(tasks), self.sets[tasks[0]][1], {"kept": value})
 
     def architecture(self) -> dict[str, Any]:
         return {"sets": [{"task": task, "count": count, "spec": spec.to_json()} for task, (count, spec) in self.sets.items()]}

@@ -384,8 +384,9 @@ def _check_head(value: Any) -> None:
         raise UsageError("score.low is not below score.high; the scale needs low < high")
     _check_footprint(_get(value, "footprint", dict) if "footprint" in value else {})
     for entry in _entries(value, "data"):
-        for name in ("task", "digest", "quality"):
-            _get(entry, name, str, "data")
+        means = {name: float for name in ("mean_return", "mean_score") if name in entry}
+        for name, kind in ({"task": str, "digest": str, "quality": str} | means).items():
+            _get(entry, name, kind, "data")
 
 
 def _check_footprint(footprint: dict[str, Any]) -> None:

@@ -237,6 +237,8 @@ class Method(nn.Module):
         """
 
         def finish() -> None:
+            for view in views:
+                policy().annotate(view)  # `end` may keep windows, and after a resume no update has annotated them
             if end is not None:
                 end()
             for view in views if closes else ():

@@ -1,10 +1,10 @@
-"""Statistics of a task's training split: the observation normaliser and the return target."""
+"""Statistics of a task's training split: the observation normaliser and the return target; and how good its data are."""
 
 import numpy as np
 import torch
 
 from perdure.core.policy import Stats
-from perdure.core.task import Data
+from perdure.core.task import Data, Task
 
 SMALLEST_STD = 1e-4
 """A channel that varies less than this (environment units) counts as constant and is divided by 1, not blown up."""
@@ -16,7 +16,8 @@ TARGET_QUANTILE = 0.95
 def statistics(data: Data) -> Stats:
     """Mean and standard deviation per channel (zeros and ones for images); return scale and target.
 
-    The return scale is the target's size, so that a window of a good episode starts near 1 in every task.
+    The return scale is the target's size, so that a window of a good episode starts near 1 in every task. Times the reward scale,
+    the returns and 0 span as many units as the longest episode has steps.
     """
     chosen = np.asarray(data.episodes("train"))
     returns = np.asarray(data.returns, dtype=np.float64)[chosen]
@@ -31,6 +32,13 @@ def statistics(data: Data) -> Stats:
         rows = np.concatenate(flat).astype(np.float64)
         mean, std = rows.mean(0), rows.std(0)
         std = np.where(std < SMALLEST_STD, 1.0, std)
-    span = max(float(returns.max() - returns.min()), 1e-6)
+    # with 0: returns of about one size lie close together, and scaled by that alone each reward would be many units
+    span = max(float(max(returns.max(), 0.0) - min(returns.min(), 0.0)), 1e-6)
     reward_scale = float(np.asarray(data.lengths)[chosen].max()) / span
     return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target, reward_scale)
+
+
+def behaviour_means(task: Task) -> dict[str, float]:
+    """`mean_return` over all episodes of a task's data, in environment units; where returns are scored, also its `mean_score`."""
+    mean = float(task.data.returns.mean())
+    return {"mean_return": mean} | ({"mean_score": task.score.score(None, mean)} if task.score.kind == "return" else {})

@@ -57,10 +57,10 @@ class CRIL(Dreaming):
 
     def rollouts(self, task: int) -> int:
         """Episodes that are dreamed of a task."""
-        return max(1, self.config.dreams // self.lengths[task])
+        return self.dreams.sets[task][0] // self.lengths[task]
 
-    def rows(self, task: int) -> int:
-        return self.rollouts(task) * self.lengths[task]
+    def rows(self, task: int, asked: int) -> int:
+        return max(1, asked // self.lengths[task]) * self.lengths[task]
 
     def parts(self) -> int:
         return sum(self.lengths[task] for task in self.dreams.tasks())
@@ -101,6 +101,8 @@ class CRIL(Dreaming):
 
     def train_generator(self, view: Any, step: Step) -> Mapping[str, Tensor]:
         values = self.states.learn(self.descend, concatenate(self._beginnings(view, step)), step)
+        if not self.states.due("generator", step.index):
+            return values
         obs, action, after, task, tasks = self._transitions(view, step)
         scaled, later = (self.states.scaled(x, task, tasks) for x in (obs, after))
         error = (scaled + self._change(scaled, action, task, tasks) - later).square().mean(1)

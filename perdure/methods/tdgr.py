@@ -32,6 +32,7 @@ class TDGRConfig(DreamingConfig):
 
     balance: Literal["half", "equal"] = "half"
     generator: Literal["diffusion", "vae", "gan"] = "diffusion"
+    state_steps: int = 3000
 
 
 class TDGR(Dreaming):

@@ -38,10 +38,13 @@ class HeadBank(nn.Module):
         lookup[torch.tensor(order, device=task.device)] = torch.arange(len(order), device=task.device)
         row = lookup[task]
         heads = [cast(nn.Linear, self.heads[self.of_task[t]]) for t in order]
-        weight = torch.stack([head.weight for head in heads])[row]  # (B, size, D)
-        bias = torch.stack([head.bias for head in heads])[row]  # (B, size)
+        weight, bias = torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads])
         flat = features.flatten(1, -2)  # (B, ..., D) -> (B, L, D)
-        out = torch.baddbmm(bias.unsqueeze(1), flat, weight.transpose(1, 2))
+        if bias.shape[1] == 1:  # to ask all heads of one number costs less than a copy of the weights for every row
+            every = nn.functional.linear(flat, weight.squeeze(1), bias.squeeze(1))  # (B, L, heads)
+            out = every.gather(2, row.view(-1, 1, 1).expand(-1, every.shape[1], 1))
+        else:
+            out = torch.baddbmm(bias[row].unsqueeze(1), flat, weight[row].transpose(1, 2))  # (B, size, D) of every row's head
         return out.view(*features.shape[:-1], -1)
 
 

@@ -6,7 +6,6 @@ They know vectors (B, O) on a common scale and what they are told of the task (B
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +24,8 @@ class StateNet(nn.Module, ABC):
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"generator": {}}
     """Part -> how its optimizer differs; every part has a loss and parameters of its own."""
+    TURNS: ClassVar[int] = 1
+    """Updates for every one of the part that draws."""
 
     def parameters_of(self, part: str) -> dict[str, Parameter]:
         """Those that the loss of a part trains."""
@@ -32,7 +33,7 @@ class StateNet(nn.Module, ABC):
 
     def due(self, part: str, update: int) -> bool:
         """Whether the part is trained in this update."""
-        return True
+        return part != "generator" or update % self.TURNS == self.TURNS - 1
 
     @abstractmethod
     def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
@@ -105,9 +106,6 @@ class GANNet(StateNet):
     def parameters_of(self, part: str) -> dict[str, Parameter]:
         return {name: p for name, p in self.named_parameters() if name.startswith(f"{part}.")}
 
-    def due(self, part: str, update: int) -> bool:
-        return part == "discriminator" or update % self.TURNS == self.TURNS - 1
-
     def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
         made = self.draw(told, None)
         if part == "generator":
@@ -131,5 +129,5 @@ def perceptron(inputs: int, outputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
 
 
-NETS: dict[str, Callable[..., StateNet]] = {"diffusion": DiffusionNet, "vae": VAENet, "gan": GANNet}
+NETS: dict[str, type[StateNet]] = {"diffusion": DiffusionNet, "vae": VAENet, "gan": GANNet}
 """Kind -> class."""

@@ -34,8 +34,8 @@ class ActorCriticConfig(BCConfig):
     target_rate: float = 0.005
     """Share of the new weights in each update of the targets."""
     rewards: Literal["scaled", "raw"] = "scaled"
-    """scaled: so that the returns of a task's data span as many units as its longest episode has steps, as IQL does on D4RL's
-    locomotion; raw: as they are."""
+    """scaled: so that the returns of a task's data and 0 span as many units as its longest episode has steps, much as IQL does on
+    D4RL's locomotion; raw: as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

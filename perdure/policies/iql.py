@@ -2,8 +2,12 @@
 
 Paper      Kostrikov, Nair and Levine 2022 (arXiv 2110.06169), eq. 5 to 7
 Objective  V: expectile regression of min Q; Q: reward and the discounted V; actor: log-likelihood weighted by exp(beta (Q - V))
-Differs    the critics have a head per task; actor and critics are updated by one optimizer; the actor's learning rate is
-           constant, where the paper lowers it along a cosine; rewards are scaled as the paper's code does on locomotion
+Differs    the critics have a head per task; V, both Q and the actor are updated at once by one optimizer, where the authors' code
+           updates V first and the others read the new one; the actor's learning rate is constant, where the paper lowers it along
+           a cosine; rewards are multiplied by the steps of the longest episode over the span of the returns and 0, where the code
+           takes 1,000 over the largest return minus the smallest (both spans are equal where returns lie on both sides of 0 or
+           reach it); observations are normalised and clamped at 10 standard deviations, where the code reads them as they are;
+           weights begin as torch's layers do, where the code's are orthogonal, and log deviations at -0.5, where the code has 0
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Paper      Fujimoto and Gu 2021 (arXiv 2106.06860), eq. 3 to 5; TD3: Fujimoto et al. 2018 (arXiv 1802.09477)
 Objective  actor: -lambda Q(s, pi(s)) + (pi(s) - a)^2 with lambda = alpha / mean |Q|; critics: the lower target of two
 Differs    lambda is a mean per task, as tasks have different rewards; the critics have a head per task; rewards are scaled
-           (`rewards raw` leaves them); actor and critics are updated by one optimizer, the actor in every `delay`-th update
+           (`rewards raw` leaves them); actor and critics are updated by one optimizer, the actor in every `delay`-th update, and
+           it reads the critic from before that update, where the authors' code steps the critics first; normalised observations
+           are clamped at 10 standard deviations, and these are not enlarged by 0.001
 """
 
 from __future__ import annotations

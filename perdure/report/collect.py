@@ -223,7 +223,7 @@ def _group(name: str, runs: list[RunResult], command: str, labels: Mapping[str, 
     runs = sorted(runs, key=lambda run: run.seed)
     first = runs[0]
     for run in runs[1:]:
-        for field_name, here, there in _identity(first.matrix, run.matrix):
+        for field_name, here, there in _identity(first, run):
             if here != there:
                 raise UsageError(
                     f"{field_name} is {_short(here)} in {first.folder} and {_short(there)} in {run.folder}; "
@@ -245,7 +245,7 @@ def _labels_apart(runs: list[RunResult], labels: Mapping[str, str]) -> str:
     unused = (word for i in count(2) if (word := f"setting-{i}") not in labels.values())
     names: list[str] = []
     for run in runs:
-        same = [i for i, other in enumerate(settings) if all(a == b for _, a, b in _identity(other.matrix, run.matrix))]
+        same = [i for i, other in enumerate(settings) if all(a == b for _, a, b in _identity(other, run))]
         if not same:
             names.append(next(unused) if settings else "")
             settings.append(run)
@@ -254,8 +254,9 @@ def _labels_apart(runs: list[RunResult], labels: Mapping[str, str]) -> str:
     return shlex.join(given)
 
 
-def _identity(a: ScoreMatrix, b: ScoreMatrix) -> Iterator[tuple[str, Any, Any]]:
+def _identity(one: RunResult, other: RunResult) -> Iterator[tuple[str, Any, Any]]:
     """Every field in which runs of one row must agree, with both values; the readable ones first."""
+    a, b = one.matrix, other.matrix
     for name in ("method", "policy", "profile"):
         yield name, a.__dict__[name], b.__dict__[name]
     for name in sorted(a.protocol.keys() | b.protocol.keys()):
@@ -263,7 +264,18 @@ def _identity(a: ScoreMatrix, b: ScoreMatrix) -> Iterator[tuple[str, Any, Any]]:
     ours, theirs = digests(a), digests(b)
     for place in sorted(ours.keys() | theirs.keys()):
         yield f"data digest of {place[1]}", ours.get(place), theirs.get(place)
-    yield "config_hash", a.config_hash, b.config_hash
+    if a.config_hash != b.config_hash:
+        yield "config_hash", _hash_today(one), _hash_today(other)
+
+
+def _hash_today(run: RunResult) -> str:
+    """Of the run's settings with the options that were added since: one that by default does as before changes nothing."""
+    try:
+        from perdure.experiment import load_config  # needs torch, which a table does not need otherwise
+
+        return load_config(run.folder / "config.json").hash
+    except (UsageError, OSError, ImportError):
+        return run.matrix.config_hash
 
 
 def _measured(run: RunResult, runs: list[RunResult]) -> RunResult:

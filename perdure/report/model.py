@@ -14,7 +14,7 @@ import numpy as np
 from perdure.core.intervals import Interval, Summary, summarise, wilson
 from perdure.core.matrix import COUNTS, ScoreMatrix
 from perdure.core.metrics import DEFINITIONS
-from perdure.report.collect import Collection, Group, RunResult
+from perdure.report.collect import Collection, Group, RunResult, digests
 from perdure.report.compare import Difference, differences, normalised
 
 UNDEFINED = "not defined"
@@ -58,6 +58,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
+    data: tuple[str, ...]
+    """Sentences about the data that were learned from."""
     notices: tuple[str, ...]
 
     def section(self, *names: str) -> tuple[Column, ...]:
@@ -137,16 +139,31 @@ def build(collection: Collection, baseline: str = "") -> Table:
     returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
     worded = any(run.matrix.footprint.get("from_words") for run in collection.runs)
-    sometimes = ((NORMALISED, first.score["kind"] == "return" and _known(rows, "normalised")), (NEXT_TASK, worded),
+    sometimes = ((NORMALISED, _known(rows, "normalised")), (NEXT_TASK, worded),
                  (RAW_RETURN, returns), (ACTION_ERROR, errors))
     columns = (*RESULTS, *(column for column, wanted in sometimes if wanted), *seen, *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     scored = {row.name: row.entries["average_performance"].summary for row in rows}
-    return Table(title, columns, rows, differences(scored, baseline), collection.notices)
+    return Table(title, columns, rows, differences(scored, baseline), _data(collection), collection.notices)
 
 
 def _known(rows: Sequence[Row], key: str) -> bool:
     return any(row.entries[key].summary for row in rows)
+
+
+def _data(collection: Collection) -> tuple[str, ...]:
+    """The mean score of the behaviour in the data of every task, where runs say it; of which rows, if their data differ."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    means: dict[tuple[str, ...], str] = {}
+    for group in collection.groups:
+        data = tuple(digests(group.first).values())
+        rows.setdefault(data, []).append(group.name)
+        for run in group.runs:
+            known = [(entry["task"], entry["mean_score"]) for entry in run.matrix.data if "mean_score" in entry]
+            if 0 < len(known) == len(data):
+                means[data] = ", ".join(f"{task} {number(mean, 'score')}" for task, mean in known)
+    whose = {data: f" of {', '.join(names)}" if len(rows) > 1 else "" for data, names in rows.items()}
+    return tuple(f"Mean score of the data{whose[data]}: {words}." for data, words in means.items())
 
 
 def returns_columns(collection: Collection) -> tuple[Column, ...]:
@@ -348,7 +365,7 @@ def _scaled(value: float, units: tuple[tuple[float, str], ...], base: str) -> st
 
 
 def remarks(table: Table) -> list[str]:
-    """Sentences below the table: what is not defined and why, which means leave tasks or seeds out."""
+    """Sentences below the table: what is not defined and why, which means leave tasks or seeds out, how good the data were."""
     lines = []
     titles = {column.key: column.title for column in table.section("results")}
     rows_by_gap: dict[tuple[str, str], list[str]] = {}
@@ -372,4 +389,4 @@ def remarks(table: Table) -> list[str]:
         lines.append(
             "Square brackets: 95 % bootstrap interval over seeds. A plain 0 is exactly 0 in every seed."
         )
-    return lines + list(table.notices)
+    return [*lines, *table.data, *table.notices]

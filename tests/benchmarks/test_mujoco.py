@@ -1,6 +1,10 @@
 """The MuJoCo streams: tasks as published, data from the policies that ship, what those reach, and Minari's datasets."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +17,7 @@ from perdure.benchmarks.mujoco_env import OBSERVED, MujocoFactory
 from perdure.benchmarks.mujoco_source import MujocoSource, training_of
 from perdure.benchmarks.mujoco_tasks import FAMILIES
 from perdure.core.errors import UsageError
+from perdure.data.store import Dataset
 from perdure.streams import load_stream, outline
 
 simulated = pytest.mark.skipif(find_spec("mujoco") is None, reason="MuJoCo is not installed: pip install 'perdure[mujoco]'")
@@ -118,6 +123,18 @@ def test_a_policy_reaches_what_the_card_says(training):
     assert reached(training, family, task, best, 20) == pytest.approx(said, rel=0.02, abs=0.5)
 
 
+@simulated
+@pytest.mark.parametrize("training", TRAININGS)
+def test_medium_is_where_the_card_says(training):
+    """On a few of the card's episodes, of the task on which the levels lie furthest apart: nearest to medium."""
+    family, facts = PLAYED[training][0], behaviour.facts(training)
+    checkpoint, best = facts["levels"].values()
+    medium, expert = (facts["checkpoints"][name]["tasks"] for name in (checkpoint, best))
+    task = max(medium, key=lambda name: expert[name] - medium[name])
+    gap = min(expert[task] - medium[task], medium[task] - facts["random"][task])
+    assert reached(training, family, task, checkpoint, 5) == pytest.approx(medium[task], abs=gap / 2)
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +151,23 @@ def test_data_are_collected_and_scored(tmp_path, monkeypatch):
         assert task.data.trajectory(0).truncated[-1] and not task.data.trajectory(0).terminated.any()
     bodies = load_stream("hopper-walker-cheetah-v5", say=quiet, episodes=2, quality="random")
     assert bodies.tasks[0].score.score(None, 3234.3) == 1 and bodies.tasks[1].data.spec.action.size == 6
+
+
+@simulated
+@pytest.mark.parametrize("stream", ["cheetah-vel-v5", "hopper-walker-cheetah-v5"])
+def test_one_command_makes_the_same_bytes_again(stream, tmp_path):
+    """In new processes, with any number of workers; it says how much each of them did."""
+    made = {}
+    for workers in ("1", "2"):
+        words = ["collect", stream, "--episodes", "2", "--workers", workers]
+        place = {**os.environ, "PERDURE_DATA": str(tmp_path / workers)}
+        done = subprocess.run([sys.executable, "-m", "perdure", *words], env=place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(re.findall(r", \d+ steps/s per worker$", done.stdout, re.MULTILINE)) == len(outline(stream, {}))
+        folders = sorted((tmp_path / workers).rglob("card.json"))
+        made[workers] = {str(card.relative_to(tmp_path / workers)): Dataset.open(card.parent).digest for card in folders}
+    assert len(made["1"]) == len(outline(stream, {})) == len(set(made["1"].values()))
+    assert made["1"] == made["2"]
 
 
 def test_the_source_of_a_task_names_its_licence_and_where_it_comes_from():

@@ -59,20 +59,30 @@ class Record:
     weights: str = ""
 
 
-def moments(settings: RunConfig) -> dict[tuple[int, str, int | str], str]:
-    """Where the run is to be cut: (task, phase, place) -> name of the moment."""
+def updates_of(settings: RunConfig) -> dict[tuple[int, str], int]:
+    """(task, phase) -> its updates, in the order of the run."""
     lab, places = Lab(settings), []
     watch(lab.method, lambda *place: places.append(place))
     lab.learn()
-    phases = list(dict.fromkeys((task, phase) for task, phase, place in places if isinstance(place, int)))
+    phases = dict.fromkeys((task, phase) for task, phase, place in places if isinstance(place, int))
+    return {at: sum(place[:2] == at and isinstance(place[2], int) for place in places) for at in phases}
+
+
+def moments(settings: RunConfig) -> dict[tuple[int, str, int | str], str]:
+    """Where the run is to be cut: (task, phase, place) -> name of the moment."""
+    updates = updates_of(settings)
+    phases = list(updates)
     first, middle, last = phases[0], phases[len(phases) // 2], phases[-1]
-    updates = {at: sum(place[:2] == at and isinstance(place[2], int) for place in places) for at in phases}
     chosen: dict[tuple[int, str, int | str], str] = {
         (*middle, updates[middle] // 2): "middle phase",
         (*middle, 0): "between begin and the first update",
         (*first, updates[first] // 2): "first phase",
         (*last, updates[last] - 1): "last phase",
     }
+    if settings.policy == "sfbc":  # which learns in many phases: one cut more in each that has none yet
+        cut, latest = {phase for _, phase, _ in chosen}, {phase: (task, phase) for task, phase in phases}
+        chosen |= {(*at, updates[at] // 2): f"phase {phase}" for phase, at in latest.items() if phase not in cut}
+        chosen |= {(*last, "end"): "before end"}
     return chosen | ({(*middle, "begin"): "before begin", (*last, "end"): "before end"} if thorough(settings) else {})
 
 

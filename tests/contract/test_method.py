@@ -25,6 +25,9 @@ RUNS = [
     ("lora", "dt", "toy-spaces"), ("pnn", "bc", "toy-spaces"), ("packnet", "bc", "toy-discrete"), ("er", "bc", "toy-pixels"),
 ]  # fmt: skip
 
+SWEPT = ("finetune", "sfbc", "toy")
+"""The run that has too much data for one part of a planning sweep, so that it can be cut between two."""
+
 EQUAL_SPACES = ("compoformer",)
 """Methods that refuse tasks of different spaces."""
 
@@ -39,6 +42,7 @@ def settings_of(case):
     """Small enough for a run in a third of a second; evaluation takes most of it, so one method alone has a curve."""
     method, policy, stream = case
     sizes = {"steps": 3, "batch": 4} if stream == "toy-pixels" else {}
+    sizes |= {"episodes": 60} if case == SWEPT else {}
     return config(
         method,
         policy,
@@ -68,6 +72,17 @@ def records(request, tmp_path_factory):
 @every_run
 def test_resumes_exactly(case, records):
     checks.resumes_exactly(records[0][case], records[1])
+
+
+@pytest.mark.parametrize("case", [case for case in RUNS if case[1] == "sfbc"], ids="-".join)
+def test_a_policy_of_many_phases_is_cut_in_each(case):
+    updates = checks.updates_of(settings_of(case))
+    cut = checks.moments(settings_of(case))
+    assert {phase for _, phase, _ in cut} == {phase for _, phase in updates}
+    assert "before end" in cut.values()
+    sweeps = [(task, place) for task, phase, place in cut if "plan" in phase]
+    assert sweeps or case[0] == "cugro", "it plans nothing"
+    assert case != SWEPT or sweeps == [(1, 1)], "between two parts of a sweep"
 
 
 @every_run

@@ -131,6 +131,7 @@ WRONG = {
     "footprint": (("footprint",), {"parameters": -1}, "footprint.parameters"),
     "footprint per task": (("footprint",), {"parameters_per_task": ["a"]}, "parameters_per_task"),
     "data": (("data",), [{"task": "push"}], "data lacks"),
+    "mean of the data": (("data",), [{"task": "push", "digest": "d", "quality": "q", "mean_score": "1"}], "data.mean_score"),
 }
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from dataset_samples import CONTINUOUS, DESCRIPTION, IMAGES, episodes
 
-from perdure.data.stats import SMALLEST_STD, statistics
+from perdure.core.task import ScoreScale, Task
+from perdure.data.stats import SMALLEST_STD, behaviour_means, statistics
 from perdure.data.store import Dataset
 
 
@@ -56,8 +57,29 @@ def test_return_scale_is_never_tiny(returns):
     assert statistics(dataset(items, holdout=0.0)).return_scale >= max(1e-6, 0.05 * max(map(abs, returns)))
 
 
+@pytest.mark.parametrize(("returns", "span"), [
+    ((0.0, 40.0, 100.0), 100.0), ((-100.0, -80.0, 0.0), 100.0), ((-50.0, 10.0, 150.0), 200.0),
+    ((2600.0, 2742.0, 2900.0), 2900.0), ((-330.0, -310.0, -300.0), 330.0), ((0.0, 0.0, 0.0), 1e-6),
+])  # fmt: skip
+def test_times_the_reward_scale_returns_and_zero_span_as_many_units_as_the_longest_episode_has_steps(returns, span):
+    items = episodes(CONTINUOUS, (2, 5, 3))
+    for item, value in zip(items, returns, strict=True):
+        item.rewards[:] = value / len(item.rewards)
+    assert statistics(dataset(items, holdout=0.0)).reward_scale == pytest.approx(5 / span, rel=1e-5)
+
+
 def test_images_are_not_normalised():
     stats = statistics(dataset(episodes(IMAGES, (3, 3)), IMAGES))
     assert not stats.mean.any()
     assert (stats.std == 1).all()
     assert len(stats.mean) == IMAGES.obs.size
+
+
+def test_the_mean_of_the_data_is_of_all_episodes_and_on_the_score_s_scale():
+    items = episodes(CONTINUOUS, (2, 2, 2, 2))
+    for item, value in zip(items, (100.0, 200.0, 300.0, 1000.0), strict=True):
+        item.rewards[:] = value / 2
+    data = dataset(items)
+    task = Task(0, "one", CONTINUOUS, data, score=ScoreScale("return", -100.0, 900.0, "made here"))
+    assert behaviour_means(task) == pytest.approx({"mean_return": 400.0, "mean_score": 0.5})
+    assert behaviour_means(Task(0, "one", CONTINUOUS, data)) == {"mean_return": 400.0}

@@ -1,21 +1,24 @@
 """cugro: the losses by hand, dreams that hold no data, controls, collapse, and tasks that come again."""
 
-import hashlib
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
-from tiny import Lab, config, stream_of
+from tiny import Lab, config, execute, stream_of
 
-from perdure.continual.dreams import Dreams, rows_of
+from perdure.bench.workload import Scale, stream
+from perdure.continual.dreams import Dreams, per_task, rows_of
 from perdure.continual.sketch import Sketches
 from perdure.core.batch import concatenate
+from perdure.core.checkpoint import read_folder
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Need, Step
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture
 from perdure.experiment import resolve
-from perdure.methods.cugro import OWN_POLICY, RELEASED, RELEASED_POLICY
+from perdure.methods.cugro import OWN_POLICY, RELEASED, RELEASED_POLICY, CuGROConfig
 
 
 def learned(tasks=1, **options):
@@ -58,21 +61,36 @@ def test_dreams_are_of_earlier_tasks_and_carry_what_the_old_critic_said():
     assert bool((obs >= low - margin).all()) and bool((obs <= high + margin).all())
 
 
-def test_the_agent_holds_no_row_of_any_data_and_grows_by_little():
-    lab, sizes = Lab(config("cugro", "sfbc", tasks=3)), []
-    for task in range(3):
-        lab.learn(task)
-        _, tensors = capture(lab.method)
-        assert not [name for name in tensors["resume"] if name.startswith("resume.")], "dreams end with their task"
-        sizes.append(sum(value.nbytes for name, value in tensors["agent"].items()
-                         if not name.startswith(("policy.critic.bank", "policy.normalizer"))))
+def test_dreams_end_with_their_task():
+    lab = learned(2)
+    assert not [name for name in capture(lab.method)[1]["resume"] if name.startswith("resume.")]
+
+
+def rows_found(folder, data):
+    """How many rows of observations, or of observations and actions, of datasets stand in the files of a folder."""
+    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+    found = 0
+    for one in data:
+        obs, action = one.array("observations"), one.array("actions")
+        kinds = (obs, np.concatenate([obs[: len(action)], action], 1)) if len(obs) == len(action) else (obs,)
+        found += sum(row.astype(kind).tobytes() in content for rows in kinds for row in rows for kind in ("<f4", "<f8"))
+    return found
+
+
+def test_the_agents_files_hold_no_row_of_any_data_and_grow_by_little(tmp_path):
+    """By 4 KB per task at most, of Meta-World's shape, heads and normalisers apart."""
+    tasks = stream(Scale(episodes=4, length=20), 4)
+    data = [task.data for task in tasks.tasks]
+    execute(config("cugro", "sfbc", recognise=0.0, steps=2), tmp_path / "run", stream=tasks)
+    sizes = []
+    for folder in (tmp_path / "run" / "agent" / str(n) for n in (1, 2, 3, 4)):
+        own = sum(value.nbytes for name, value in read_folder(folder)[1]["tensors"].items()
+                  if name.startswith(("policy.critic.bank", "policy.normalizer")))
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()) - own)
     assert max(b - a for a, b in pairwise(sizes)) <= 4096
-    kept = {hashlib.sha256(row.numpy().tobytes()).digest() for value in capture(lab.method)[1]["agent"].values()
-            if value.dim() == 2 for row in value.detach().float().contiguous()}
-    for task in range(3):
-        obs, action = rows_of(lab.access(task).current)
-        for rows in (obs, torch.cat([obs, action], 1)):
-            assert not kept & {hashlib.sha256(row.contiguous().numpy().tobytes()).digest() for row in rows}
+    assert rows_found(tmp_path / "run" / "agent", data) == 0
+    execute(config("cugro", "sfbc", recognise=0.0, steps=2, on_collapse="coreset", coreset=5), tmp_path / "coreset", stream=tasks)
+    assert rows_found(tmp_path / "coreset" / "agent" / "4", data) > 0, "what is kept would be found"
 
 
 def test_half_of_a_batch_is_dreams_or_as_many_of_every_task():
@@ -87,13 +105,24 @@ def test_a_set_of_dreams_survives_json_and_draws_every_row():
     spec = stream_of(config()).tasks[0].spec
     made, again = Dreams(), Dreams()
     made.open(3, 5, spec)
+    made.open(7, 2, spec)
+    made.put(7, 0, value=torch.tensor([-1.0, -2.0]))
     made.put(3, 1, obs=torch.arange(2 * spec.obs.size).view(2, -1).float(), value=torch.tensor([4.0, 5.0]))
     again.rebuild(made.architecture())
     again.load_state_dict(made.state_dict())
     drawn = again.draw(200, torch.Generator().manual_seed(0))
-    assert set(drawn.extra["kept"].tolist()) == {0.0, 4.0, 5.0} and drawn.tasks == (3,)
+    kept = {task: set(drawn.extra["kept"][drawn.task == task].tolist()) for task in (3, 7)}
+    assert kept == {3: {0.0, 4.0, 5.0}, 7: {-1.0, -2.0}} and drawn.tasks == (3, 7)
+    assert made.parts((7, 3), 3) == [(7, 0, 2), (3, 0, 3), (3, 3, 2)]
     made.clear()
     assert not made.tasks() and not list(made.buffers())
+
+
+def test_many_tasks_share_the_dreams_of_four():
+    assert [per_task(100, earlier) for earlier in (1, 4, 5, 19, 1000)] == [100, 100, 80, 21, 1]
+    lab = Lab(config("cugro", "sfbc", tasks=7)).learn(*range(6))
+    begin(lab, 6, "dream")
+    assert {count for count, _ in lab.method.dreams.sets.values()} == {64 // 6}
 
 
 # -- the critic ----------------------------------------------------------------------------------------------------
@@ -146,6 +175,17 @@ def test_controls_run_on_the_same_path(replay):
     assert (Need.PAST_DATA in lab.needs) == (replay == "oracle")
 
 
+@pytest.mark.parametrize(("method", "policy", "option"), [("cugro", "sfbc", "replay"), ("dgr", "bc", "generator"),
+                                                          ("tdgr", "bc", "generator"), ("cril", "bc", "generator")])
+def test_an_adversarial_generator_has_the_updates_that_are_asked_for(method, policy, option):
+    lab, updates = Lab(config(method, policy, tasks=1, state_steps=3, **{option: "gan"})), []
+    plain = lab.method.descend
+    lab.method.descend = lambda name, *rest, **more: updates.append(name) or plain(name, *rest, **more)
+    lab.learn(0)
+    assert (updates.count("states generator"), updates.count("states discriminator")) == (3, 15)
+    assert updates.count("predictor") == (3 if method == "cril" else 0)
+
+
 def test_the_oracle_replays_real_rows():
     lab = learned(1, replay="oracle")
     dream = begin(lab, 1, "dream")
@@ -182,8 +222,38 @@ def test_a_collapse_stops_the_run_or_falls_back_to_a_few_real_pairs():
     real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
     replayed = {tuple(row) for row in torch.cat(lab.method.dreams.of(0), 1).tolist()}
     assert replayed <= real and len(replayed) == 5
+    assert lab.method.architecture()["coresets"] == [[0, 1]]
+    logged = next(phase for phase in lab.phases(1) if phase.name == "behaviour").update(Step(0, 1, "behaviour", 0))
+    assert float(logged["coresets"]) == 1, "the log says of how many tasks"
     lab = learned(1, collapse=1e-6, on_collapse="go_on")
     begin(lab, 1, "behaviour")
+
+
+@pytest.mark.parametrize("kind", ["good", "every observation is the mean one", "a neighbour's"])
+def test_the_guard_knows_collapsed_dreams_from_good_ones(kind):
+    lab = Lab(config("cugro", "sfbc", tasks=4, episodes=20, dreams=2000)).learn(0, 1, 2)
+    begin(lab, 3, "dream")
+    lab.method.config = replace(lab.method.config, collapse=CuGROConfig.collapse)
+    g = torch.Generator().manual_seed(0)
+    for task in (0, 1, 2):
+        obs, action = rows_of(lab.access(task if kind != "a neighbour's" or task < 2 else 0).current)
+        rows = torch.randint(len(obs), (2000,), generator=g)
+        flat = kind == "every observation is the mean one" and task == 2
+        lab.method.dreams.put(task, 0, obs=obs.mean(0).expand(2000, -1) if flat else obs[rows], action=action[rows])
+    if kind == "good":
+        return lab.method._judge(3)
+    with pytest.raises(GuardError, match="replay collapsed: the dreams of task 3 are"):
+        lab.method._judge(3)
+
+
+def test_the_log_says_how_far_the_worst_dreams_are():
+    lab = learned(2)
+    dream = begin(lab, 2, "dream")
+    assert dream.steps() == 2 and dream.update(Step(0, 2, "dream", 0)) == {}
+    lab.method.dreams.put(0, 0, obs=lab.method.dreams.of(0)[0] + 100)
+    logged = dream.update(Step(0, 2, "dream", 1))
+    far = lab.method.sketches.distance(0, torch.cat(lab.method.dreams.of(0), 1))
+    assert float(logged["distance"]) == pytest.approx(far) and far > 10
 
 
 def test_a_task_that_comes_again_is_recognised_and_not_dreamed():
@@ -207,7 +277,7 @@ def test_a_sketch_knows_its_data_and_not_others():
     g = torch.Generator().manual_seed(0)
     points, sketches = torch.randn(4000, 6, generator=g), Sketches(0)
     sketches.add(0, points[:2000])
-    assert sketches.distance(0, points[:2000]) == 0 and sketches.distance(0, points[2000:]) < 0.05
+    assert sketches.distance(0, points[:2000]) < 1e-3 and sketches.distance(0, points[2000:]) < 0.05
     assert sketches.distance(0, points + 1) > 0.3 and sketches.distance(0, 2 * points) > 0.3
     large = points * 50 + 7
     sketches.add(1, large[:2000])
@@ -219,7 +289,24 @@ def test_a_sketch_knows_its_data_and_not_others():
     again.rebuild(sketches.architecture())
     again.load_state_dict(sketches.state_dict())
     assert again.distance(0, points[2000:]) == sketches.distance(0, points[2000:])
-    assert sum(value.nbytes for value in sketches.buffers()) / 3 <= 2048
+    assert sum(value.nbytes for value in sketches.buffers()) / 3 <= 1024
+
+
+def test_a_sketch_of_episodes_is_of_all_their_times():
+    """100 episodes of 1,000 steps, in which everything depends on the time: every fifth row would be of the same 200 times."""
+    time = torch.arange(100_000) % 1000
+    points = torch.stack([(time % 5).float(), torch.randn(100_000, generator=torch.Generator().manual_seed(0))], 1)
+    sketches = Sketches(0)
+    sketches.add(0, points)
+    rows = torch.randint(100_000, (10_000,), generator=torch.Generator().manual_seed(1))
+    assert sketches.distance(0, points[rows]) < 0.03
+
+
+def test_a_sketch_lies_where_its_data_lie():
+    sketches = Sketches(0)
+    sketches.add(0, torch.zeros(100, 3))
+    sketches.add(1, torch.zeros(100, 3, device="meta"))
+    assert {value.device.type for value in sketches.buffers()} == {"meta"}
 
 
 # -- configuration -------------------------------------------------------------------------------------------------
@@ -233,6 +320,24 @@ def test_the_method_brings_its_policy():
     assert resolve("cugro", "toy", policy_options={"normaliser": "task"}).policy_config["normaliser"] == "task"
 
 
+def test_on_meta_world_one_candidate_is_executed_and_the_mean_of_four_elsewhere():
+    for profile in ("cpu", "paper"):
+        executed = {name: resolve("cugro", name, profile=profile).policy_config["average"]
+                    for name in ("metaworld5-v3", "cheetah-vel-v5", "swimmer-dir-v5", "walker-params-v5")}
+        assert executed == {"metaworld5-v3": 1, "cheetah-vel-v5": 4, "swimmer-dir-v5": 4, "walker-params-v5": 4}
+
+
+@pytest.mark.parametrize(("profile", "compat", "updates", "width"), [("cpu", False, 2000, 128), ("paper", True, 50_000, 512)])
+def test_the_state_generator_is_as_wide_and_learns_as_long_as_the_behaviour_model(profile, compat, updates, width):
+    lab = Lab(resolve("cugro", "toy", profile=profile, method_options={"compat": compat}))
+    phases = {phase.name: phase.steps for phase in lab.phases(0)}
+    assert phases["states"] == phases["behaviour"] == updates
+    lab.method.open_task(lab.stream.tasks[0], lab.access(0))
+    sizes = [{tuple(p.shape) for name, p in net.named_parameters() if ".down.0." in f".{name}"}
+             for net in (*lab.method.policy.denoisers.values(), lab.method._net(2).denoiser)]
+    assert all((width, width) in known for known in sizes)
+
+
 def test_the_reference_mode_runs():
     lab = Lab(config("cugro", "sfbc", tasks=2, compat=True, state_steps=4, state_width=16,
                      policy_options={"evaluations": 4})).learn()
@@ -243,6 +348,7 @@ def test_the_reference_mode_runs():
 @pytest.mark.parametrize(("options", "words"), [
     ({"replay": "dreams"}, "method.replay is 'dreams'; use one of diffusion"), ({"penalty": -1.0}, "method.penalty is -1.0"),
     ({"state_width": 30}, "method.state_width is 30"), ({"averaging": 2.0}, "method.averaging is 2.0"),
+    ({"state_steps": -1}, "method.state_steps is -1"),
     ({"guidance": 1.0, "left_out": 0.0}, "method.guidance is 1.0 .* left_out 0.0"),
     ({"guidance": 1.0, "replay": "vae"}, "method.guidance is 1.0 with replay vae"),
     ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "evaluations": 7},

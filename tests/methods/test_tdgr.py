@@ -11,7 +11,7 @@ def test_dreams_cover_the_times_of_an_episode_equally():
     length = lab.method.lengths[0]
     assert length == int(lab.access(0).current.sampler.timestep.max()) + 1
     lab.play(1, lab.phases(1)[0])
-    times = (lab.method.dreams.get_buffer("value_0") * length).round().long()
+    times = (lab.method.dreams.get_buffer("value") * length).round().long()
     counts = torch.bincount(times, minlength=length)
     assert len(counts) == length and int(counts.max() - counts.min()) <= 1
 

@@ -22,6 +22,22 @@ def test_rows_go_through_their_own_head_in_any_order():
     torch.testing.assert_close(made(features[1:3], task[1:3], (3, 0)), out[1:3], rtol=1e-5, atol=1e-6)
 
 
+def test_heads_of_one_number_are_asked_all_at_once():
+    torch.manual_seed(0)
+    made, features, task = HeadBank(6), torch.randn(5, 4, 6), torch.tensor([11, 0, 3, 3, 0])
+    for known in (0, 3, 11):
+        made.add(known, f"task-{known}", 1)
+    out = made(features, task, (11, 0, 3))
+    out.square().sum().backward()
+    slopes = {known: made.heads[f"task-{known}"].weight.grad.clone() for known in (0, 3, 11)}
+    made.zero_grad()
+    alone = torch.stack([made.heads[f"task-{known}"](row) for known, row in zip(task.tolist(), features, strict=True)])
+    torch.testing.assert_close(out, alone, rtol=1e-5, atol=1e-6)
+    alone.square().sum().backward()
+    for known, slope in slopes.items():
+        torch.testing.assert_close(slope, made.heads[f"task-{known}"].weight.grad, rtol=1e-5, atol=1e-6)
+
+
 def test_one_head_is_the_plain_layer():
     made, features = bank(), torch.randn(5, 4, 6)
     assert torch.equal(made(features, torch.full((5,), 3), (3,)), made.heads["task-3"](features))

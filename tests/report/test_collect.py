@@ -2,12 +2,13 @@
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from perdure.core.errors import UsageError
 from perdure.core.files import write_json
+from perdure.experiment import resolve
 from perdure.report.collect import collect
 
 
@@ -140,6 +141,19 @@ def test_a_label_may_name_a_run_below_a_given_folder(make_run, tmp_path):
     assert {str(other), str(third)} < set(labels)
     rows = {group.name: len(group.runs) for group in collect([tmp_path], labels=labels).groups}
     assert rows == {"er": 1, "er (setting-2)": 2, "er (setting-3)": 1}
+
+
+def test_an_option_that_was_added_since_with_the_old_behaviour_as_default_changes_nothing(make_run):
+    """Its runs have hashes of their own, which are compared as the settings read today; not where a setting differs."""
+    folders = [make_run("er", seed, config_hash=8 * str(seed)) for seed in (0, 1, 2)]
+    for folder, steps in zip(folders, (50, 50, 60), strict=True):
+        config = asdict(resolve("er", "toy", method_options={"steps": steps}))
+        if folder == folders[0]:
+            del config["method_config"]["sampling"]
+        write_json(folder / "config.json", config)
+    assert len(collect(folders[:2]).groups[0].runs) == 2
+    with pytest.raises(UsageError, match=r"config_hash is '[0-9a-f]{8}' in .*er-0 and"):
+        collect(folders)
 
 
 def test_folders_without_runs_are_refused(tmp_path):

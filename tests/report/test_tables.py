@@ -14,7 +14,7 @@ from perdure.core.matrix import Episode
 from perdure.report import tables
 from perdure.report.collect import collect
 from perdure.report.model import Column, Entry, build, number, remarks, show
-from report.conftest import matrix, save
+from report.conftest import TASKS, matrix, save
 
 SCORE = Column("x", "x", "x", "score", "results")
 
@@ -88,10 +88,41 @@ def test_one_model_per_task_is_that_of_the_same_policy_if_there_is_one(tmp_path)
     assert row(table, "finetune").entries["normalised"].summary.mean == pytest.approx(0.4), "against the best there is"
 
 
-def test_normalised_scores_need_returns_and_one_model_per_task(five, tmp_path):
-    assert "normalised" not in [column.key for column in five.columns]
+def test_normalised_scores_need_one_model_per_task(five, tmp_path):
+    assert "normalised" in [column.key for column in five.columns], "of successes as of returns"
     save(tmp_path / "er", matrix("er", 0, **RETURNS))
     assert "normalised" not in [column.key for column in build(collect([tmp_path])).columns]
+
+
+def data_of(means, mark="0"):
+    return [{"task": task, "digest": f"sha256:{mark}-{task}", "quality": "medium", "episodes": 9,
+             **({"mean_return": 1000.0 * mean, "mean_score": mean} if mean is not None else {})}
+            for task, mean in zip(TASKS, means, strict=True)]  # fmt: skip
+
+
+def test_the_mean_score_of_the_data_stands_below_the_table(tmp_path):
+    """Also where an older run of the same data does not say it."""
+    save(tmp_path / "er-0", matrix("er", 0, data=data_of((0.44, 0.351, -0.2)), **RETURNS))
+    save(tmp_path / "er-1", matrix("er", 1, data=data_of((None, None, None)), **RETURNS))
+    save(tmp_path / "packnet", matrix("packnet", 0, data=data_of((None, None, None)), **RETURNS))
+    collection = collect([tmp_path])
+    table = build(collection)
+    assert table.data == ("Mean score of the data: push 0.44, pull 0.35, turn \N{MINUS SIGN}0.20.",)
+    assert table.data[0] in remarks(table) and table.data[0] in tables.json_table(table)["remarks"]
+    assert table.data[0] in tables.markdown(table) and not set(table.data) & set(table.notices)
+
+
+def test_rows_of_different_data_are_told_apart_by_their_means(tmp_path):
+    for method, means, mark in (("er", (0.5, 0.5, 0.5), "0"), ("packnet", (0.1, 0.2, 0.3), "1"), ("finetune", (None,) * 3, "2")):
+        save(tmp_path / method, matrix(method, 0, data=data_of(means, mark), **RETURNS))
+    assert set(build(collect([tmp_path])).data) == {"Mean score of the data of er: push 0.50, pull 0.50, turn 0.50.",
+                                                    "Mean score of the data of packnet: push 0.10, pull 0.20, turn 0.30."}
+
+
+def test_data_whose_mean_is_not_known_of_every_task_are_not_mentioned(five, tmp_path):
+    assert five.data == ()
+    save(tmp_path / "er", matrix("er", 0, data=data_of((0.5, None, 0.5)), **RETURNS))
+    assert build(collect([tmp_path])).data == ()
 
 
 def test_one_seed_shows_a_wilson_interval_and_says_so(make_run, tmp_path):
