@@ -194,6 +194,22 @@ def test_a_sweep_raises_targets_and_leaves_nothing_behind():
     assert policy.kept == {} and not [name for name in policy.state_dict() if name.startswith(("planned", "swept"))]
 
 
+def test_a_sweep_in_parts_values_every_state(monkeypatch):
+    """Whatever the parts; candidates are worth here what their observation says."""
+    monkeypatch.setattr(SfBC, "candidates", lambda self, obs, task, n, g: (None, obs[:, :1].expand(-1, n)))
+    planned = []
+    for states in (1024, 7):
+        monkeypatch.setattr("perdure.policies.sfbc.STATES", states)
+        lab = Lab(config("finetune", "sfbc", "toy", tasks=1, steps=8, policy_options={"sweeps": 0})).learn()
+        policy, view = lab.method.policy, lab.access(0).current
+        policy.annotate(view)
+        for part in range(policy.sweep_parts(view)):
+            policy.sweep(view, part)
+        planned.append(policy.get_buffer("planned_0"))
+    assert policy.sweep_parts(view) > 2 and planned[0].std() > 0
+    torch.testing.assert_close(*planned)
+
+
 def test_every_sample_is_told_its_own_task():
     policy = made()
     one, other = windows(policy, VECTOR, 0, 3, seed=1), windows(policy, VECTOR, 1, 3, seed=2)
