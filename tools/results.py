@@ -26,6 +26,8 @@ from perdure.report.write import write_report
 
 RESULTS = Path("docs/results")
 REPRODUCTION = Path("docs/reproduction.md")
+FIGURES = ("leaning-", "dreams-")
+"""Kept beside the table; `perdure report` draws the others."""
 KEPT = ("config.json", "environment.json", "scores.json")
 
 
@@ -301,6 +303,11 @@ def write(table: str) -> None:
                           baseline=BASELINES.get(table, ""))
     shutil.copy(report.page.parent / "table.md", target / "table.md")
     shutil.copy(report.page.parent / "table.csv", target / "table.csv")
+    shutil.rmtree(target / "figures", ignore_errors=True)
+    for file in report.files:
+        if file.suffix == ".png" and file.name.startswith(FIGURES):
+            (target / "figures").mkdir(exist_ok=True)
+            shutil.copy(file, target / "figures")
     print(f"{target / 'table.md'} from {len(folders)} runs; the page is {report.page}")
 
 

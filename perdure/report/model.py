@@ -14,6 +14,7 @@ import numpy as np
 from perdure.core.intervals import Interval, Summary, summarise, wilson
 from perdure.core.matrix import COUNTS, ScoreMatrix
 from perdure.core.metrics import DEFINITIONS
+from perdure.report import reading
 from perdure.report.collect import Collection, Group, RunResult, digests
 from perdure.report.compare import Difference, differences, normalised
 
@@ -94,6 +95,12 @@ RAW_RETURN = Column("raw_return", "raw return at the end, mean over tasks", "Raw
 NEXT_TASK = Column("next_task", "score on the next task by its description alone, before its data", "Next task, by its words",
                    "score", "results")
 
+DREAMS = (
+    Column("dream_distance", "distance of dreams to held-out data at the end, in deviations", "Distance of dreams", "score",
+           "results"),
+    Column("dream_coverage", "share of held-out data that dreams cover at the end", "Covered by dreams", "score", "results"),
+)
+
 ACTION_ERROR = Column("action_error", "held-out action error at the end", "Action error", "score", "results")
 
 TIMES = ("train_seconds", "train_cpu_seconds")
@@ -136,11 +143,11 @@ def build(collection: Collection, baseline: str = "") -> Table:
     first = collection.first
     rows = tuple(_row(group, collection) for group in collection.groups)
     errors = any(run.matrix.action_error for run in collection.runs)
-    returns = first.score["kind"] == "success" and any(_raw_return(run) is not None for run in collection.runs)
+    returns = first.score["kind"] == "success" and any(reading.raw_return(run) is not None for run in collection.runs)
     seen = [column for column in FOOTPRINT if column.key not in OPTIONAL or _known(rows, column.key)]
     worded = any(run.matrix.footprint.get("from_words") for run in collection.runs)
     sometimes = ((NORMALISED, _known(rows, "normalised")), (NEXT_TASK, worded),
-                 (RAW_RETURN, returns), (ACTION_ERROR, errors))
+                 (RAW_RETURN, returns), *((column, _known(rows, column.key)) for column in DREAMS), (ACTION_ERROR, errors))
     columns = (*RESULTS, *(column for column, wanted in sometimes if wanted), *seen, *returns_columns(collection))
     title = f"{first.stream}, version {first.stream_version}: {len(first.tasks)} tasks, score: {scale(first)}"
     scored = {row.name: row.entries["average_performance"].summary for row in rows}
@@ -190,19 +197,21 @@ def scale(matrix: ScoreMatrix) -> str:
 def _row(group: Group, collection: Collection) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
-    entries["action_error"] = _numbers(group, _action_error, "no held-out action error was measured")
+    entries["action_error"] = _numbers(group, reading.action_error, "no held-out action error was measured")
     values, reason = normalised(group, collection.groups)
     entries["normalised"] = Entry(summarise(values), reason=reason)
-    entries["next_task"] = _numbers(group, _next_task, "it does not act by descriptions alone")
-    entries["raw_return"] = _numbers(group, _raw_return, "its episodes end at their first success")
+    entries["next_task"] = _numbers(group, reading.next_task, "it does not act by descriptions alone")
+    entries["raw_return"] = _numbers(group, reading.raw_return, "its episodes end at their first success")
+    for key in ("distance", "coverage"):
+        entries[f"dream_{key}"] = _numbers(group, reading.dreams(key), "it dreams of no earlier task")
     for task, name in enumerate(first.tasks):
         for key in ("raw", "clipped"):
-            entries[f"{key}:{name}"] = _numbers(group, _task_return(task, key == "clipped"), "not recorded")
-    entries["modules"] = _numbers(group, _modules, "not recorded")
+            entries[f"{key}:{name}"] = _numbers(group, reading.task_return(task, key == "clipped"), "not recorded")
+    entries["modules"] = _numbers(group, reading.modules, "not recorded")
     for key in COUNTS:
-        entries[key] = _numbers(group, _footprint(key), "not recorded")
+        entries[key] = _numbers(group, reading.footprint(key), "not recorded")
     for key in TIMES:
-        entries[key] = _numbers(group, _seconds(key), "not recorded")
+        entries[key] = _numbers(group, reading.seconds(key), "not recorded")
     protocol = first.protocol
     texts = {
         "seeds": _seeds([run.seed for run in group.runs]),
@@ -242,49 +251,6 @@ def _numbers(group: Group, read: Callable[[RunResult], float | None], missing: s
     values = {run.seed: float(value) for run in group.runs if (value := read(run)) is not None}
     summary = summarise(values)
     return Entry(summary) if summary else Entry(reason=missing)
-
-
-def _footprint(key: str) -> Callable[[RunResult], float | None]:
-    return lambda run: run.matrix.footprint.get(key)
-
-
-def _modules(run: RunResult) -> float | None:
-    tasks = run.matrix.footprint.get("modules")
-    return None if tasks is None else float(len(tasks))
-
-
-def _seconds(key: str) -> Callable[[RunResult], float | None]:
-    return lambda run: run.seconds(key)
-
-
-def _raw_return(run: RunResult) -> float | None:
-    """Mean over tasks of the mean raw return after the last task; None if an episode has none."""
-    mean = float(run.matrix.raw_returns()[-1].mean())
-    return None if math.isnan(mean) else mean
-
-
-def _task_return(task: int, clipped: bool) -> Callable[[RunResult], float | None]:
-    def read(run: RunResult) -> float | None:
-        mean = float(run.matrix.raw_returns(clipped)[-1, task])
-        return None if math.isnan(mean) else mean
-
-    return read
-
-
-def _action_error(run: RunResult) -> float | None:
-    """Mean over tasks of the held-out action error after the last task; None if one is missing."""
-    errors = [run.matrix.action_error.get((run.matrix.n, task)) for task in range(run.matrix.n)]
-    values = [error[0] for error in errors if error]
-    return sum(values) / len(values) if len(values) == run.matrix.n else None
-
-
-def _next_task(run: RunResult) -> float | None:
-    """Mean over tasks but the first of the score right before they were learned, where that was by their words alone."""
-    if not run.matrix.footprint.get("from_words"):
-        return None
-    means = [run.matrix.mean(task, task) for task in range(1, run.matrix.n)]
-    values = [mean for mean in means if mean is not None]
-    return sum(values) / len(values) if values and len(values) == len(means) else None
 
 
 def _seeds(seeds: list[int]) -> str:

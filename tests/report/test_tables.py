@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from perdure.core.errors import UsageError
+from perdure.core.fidelity import Fidelity
 from perdure.core.intervals import summarise
 from perdure.core.matrix import Episode
 from perdure.report import tables
@@ -92,6 +93,20 @@ def test_normalised_scores_need_one_model_per_task(five, tmp_path):
     assert "normalised" in [column.key for column in five.columns], "of successes as of returns"
     save(tmp_path / "er", matrix("er", 0, **RETURNS))
     assert "normalised" not in [column.key for column in build(collect([tmp_path])).columns]
+
+
+def test_how_good_dreams_are_at_the_end_has_columns_of_its_own(five, tmp_path):
+    """Means over the tasks that were dreamed of after the last one, not of earlier times."""
+    dreamed = matrix("er", 0)
+    for learned, task, distance in ((1, 0, 9.0), (3, 0, 0.1), (3, 1, 0.3)):
+        dreamed.set_fidelity(learned, task, Fidelity(distance, 0.01, 0.02, coverage=1 - distance, novelty=1.0))
+    save(tmp_path / "er", dreamed)
+    save(tmp_path / "packnet", matrix("packnet", 0))
+    table = build(collect([tmp_path]))
+    for key, mean in (("dream_distance", 0.2), ("dream_coverage", 0.8)):
+        assert key in [column.key for column in table.columns] and key not in [column.key for column in five.columns]
+        assert row(table, "er").entries[key].summary.mean == pytest.approx(mean)
+        assert row(table, "packnet").entries[key].reason == "it dreams of no earlier task"
 
 
 def data_of(means, mark="0"):
