@@ -16,11 +16,15 @@ from typing import Any
 from perdure.core.files import read_json
 from perdure.core.matrix import ScoreMatrix
 
+OF_ONE_RULE = ("tolerance", "threshold", "probe_share")
+"""Options that tell runs apart only if nothing else does."""
+
 
 def names(configs: list[dict[str, Any]]) -> list[str]:
     """Each run by the options of its method that are not the same in all."""
     options = [config["method_config"] for config in configs]
     differing = [key for key in options[0] if len({str(one[key]) for one in options}) > 1]
+    differing = [key for key in differing if key not in OF_ONE_RULE] or differing
     return [", ".join(f"{key} {one[key]}" for key in differing) or "run" for one in options]
 
 

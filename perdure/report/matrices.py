@@ -57,17 +57,19 @@ def _heat_cell(axes: Axes, row: int, column: int, value: float, low: float, high
 
 
 def leaning(group: Group) -> Picture:
-    """Which earlier tasks each task acts with, of the first seed."""
+    """Which earlier tasks each task acts with, of the first seed; a column for every task that others can act with."""
     tasks, leans = group.first.tasks, group.first.leans
     n, small = len(tasks), len(tasks) > 12
+    sources = sorted({source for _, source in leans})
     size = 0.62 if n <= 6 else 0.5
     figure = Figure(figsize=(1.9 + size * n * 1.25, 1.5 + size * n * 0.8), layout="constrained")
     axes = figure.subplots()
     axes.grid(False)
-    axes.set(xlim=(-0.5, n - 1.5), ylim=(n - 0.5, 0.5))
+    axes.set(xlim=(-0.5, len(sources) - 0.5), ylim=(n - 0.5, 0.5))
     for (task, source), weight in leans.items():
-        _heat_cell(axes, task, source, weight, 0.0, 1.0, small)
-    axes.set_xticks(range(n - 1), tasks[:-1], rotation=35 if n <= 6 else 60, ha="right", rotation_mode="anchor")
+        _heat_cell(axes, task, sources.index(source), weight, 0.0, 1.0, small)
+    axes.set_xticks(range(len(sources)), [tasks[source] for source in sources], rotation=35 if n <= 6 else 60, ha="right",
+                    rotation_mode="anchor")
     own = group.first.footprint.get("modules")
     names = [task if own is None or i in own else f"{task} (no module)" for i, task in enumerate(tasks)]
     axes.set_yticks(range(1, n), names[1:])
