@@ -137,7 +137,7 @@ def test_slow_steps_of_a_short_phase_are_not_taken_for_the_pace_of_all(clock):
 
 def test_a_task_that_trained_in_part_says_nothing_about_later_ones(clock):
     """A resumed one, or one without a module of its own: the phases are those of the last task that went through all."""
-    bar = Terminal("run a", list("abcd"), 400, False, console=Console(file=io.StringIO()))
+    bar = Terminal("run a", list("abcd"), 100, False, console=Console(file=io.StringIO()))
     bar.step(0, "plan", 5, 5, {})
     bar.step(1, "train", 1, 100, {})
     assert bar.earlier == {}, "5 of 100 steps"

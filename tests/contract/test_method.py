@@ -34,6 +34,9 @@ EQUAL_SPACES = ("compoformer",)
 VECTORS = ("cugro", "dgr", "tdgr", "cril")
 """Methods that refuse all but equal spaces of vectors and continuous actions."""
 
+pytestmark = pytest.mark.timeout(1200)
+"""The first test waits for the runs of all."""
+
 every_pair = pytest.mark.parametrize(("method", "policy"), PAIRS)
 every_run = pytest.mark.parametrize("case", RUNS, ids="-".join)
 
