@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from related import lab_of
+from composers import lab, policies, variants
 from tiny import config, execute, stream_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,19 +18,6 @@ from perdure.core.task import Stream
 from perdure.data.access import Views, grant
 from perdure.evaluate import evaluator
 from perdure.experiment import make_method
-
-LONG = {"steps": 200, "batch": 32, "learning_rate": 0.01}
-variants = pytest.mark.parametrize("variant", ["grow", "prune"])
-policies = pytest.mark.parametrize("policy", ["bc", "dt"])
-
-
-def lab(kinds, policy="bc", learn=True, **options):
-    made = lab_of(kinds, policy, "compoformer", **(LONG | options))
-    return made.learn() if learn else made
-
-
-def modules(made):
-    return made.method.composition.modules_of
 
 
 @policies

@@ -5,25 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from related import lab_of
+from composers import lab, modules, policies, variants
 
 from perdure.continual.composing import Composing
 from perdure.core.policy import ActionDist
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views
-
-LONG = {"steps": 200, "batch": 32, "learning_rate": 0.01}
-variants = pytest.mark.parametrize("variant", ["grow", "prune"])
-policies = pytest.mark.parametrize("policy", ["bc", "dt"])
-
-
-def lab(kinds, policy="bc", learn=True, **options):
-    made = lab_of(kinds, policy, "compoformer", **(LONG | options))
-    return made.learn() if learn else made
-
-
-def modules(made):
-    return made.method.composition.modules_of
 
 
 def test_errors_are_compared_episode_by_episode():
