@@ -4,12 +4,14 @@ The runs are of methods that choose (compoformer), on one stream; the first one 
 both gave a module, that neither did, and that one of them did. Decisions are about the same modules only as long as both made the
 same ones before, so agreement is also counted among these tasks alone. What parameters bring is counted from the run that adds
 the fewest (success per parameter would be highest for one that adds next to none). A column is named by the options in which the
-runs differ.
+runs differ. In brackets, of runs whose agents are still in their folders, what a choice was made from: the share of what a module
+of the task's own had gained that the best earlier one gives up (`offline`), or the success of the trial (`rollout`).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,33 @@ def names(configs: list[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{key} {one[key]}" for key in differing) or "run" for one in options]
 
 
-def rows(matrices: list[ScoreMatrix]) -> list[list[str]]:
-    """Per task: whether it got a module in each run, and its success at the end."""
+def choices(folder: Path) -> dict[int, str]:
+    """Task -> what its choice was made from, in words; nothing where the folder holds no agent."""
+    metas = sorted(folder.glob("agent/*/meta.json"), key=lambda path: int(path.parent.name))
+    decisions = read_json(metas[-1])["architecture"]["decisions"] if metas else []
+    return {task: words for task, decision in decisions if (words := made_from(decision))}
+
+
+def made_from(decision: dict[str, Any]) -> str:
+    if "success" in decision:
+        return f" ({decision['success']:.2f})"
+    if "alone_error" not in decision:
+        return ""
+    gained = math.log(decision["constant_error"] / decision["own_error"])
+    if gained <= 0:
+        return " (nothing gained)"
+    return f" ({math.log(decision['alone_error'] / decision['own_error']) / gained:.2f})"
+
+
+def rows(matrices: list[ScoreMatrix], made: list[dict[int, str]]) -> list[list[str]]:
+    """Per task: whether it got a module in each run, from what that was chosen, and its success at the end."""
     found = []
     for task, name in enumerate(matrices[0].tasks):
         cells = [name]
-        for matrix in matrices:
+        for matrix, words in zip(matrices, made, strict=True):
             mean = matrix.mean(matrix.n, task)
-            made = "module" if task in matrix.footprint["modules"] else "reuse"
-            cells.append(f"{made}, {'-' if mean is None else f'{mean:.2f}'}")
+            chosen = "module" if task in matrix.footprint["modules"] else "reuse"
+            cells.append(f"{chosen}{words.get(task, '')}, {'-' if mean is None else f'{mean:.2f}'}")
         found.append(cells)
     return found
 
@@ -99,7 +119,7 @@ def main() -> None:
     check(folders, matrices)
     titles = names([read_json(folder / "config.json") for folder in folders])
     print("| task | " + " | ".join(titles) + " |\n|---" + "|---" * len(titles) + "|")
-    for row in rows(matrices):
+    for row in rows(matrices, [choices(folder) for folder in folders]):
         print("| " + " | ".join(row) + " |")
     print()
     for title, matrix in zip(titles, matrices, strict=True):

@@ -33,6 +33,23 @@ def test_decisions_are_counted_without_the_first_task(tmp_path, capsys, monkeypa
     assert said.count("0.900 with 2 modules and 2,000 parameters after the first task\n") == 3
 
 
+def test_what_choices_were_made_from_is_read_from_the_newest_agent(tmp_path, capsys, monkeypatch):
+    one, other = run(tmp_path / "a", [0, 1], "offline"), run(tmp_path / "b", [0, 2], "rollout")
+    errors = {"reused": False, "own_error": 0.1, "constant_error": 0.4}
+    for count, alone in ((9, 0.3), (10, 0.2)):
+        decisions = [[1, errors | {"alone_error": alone}], [2, errors | {"alone_error": 0.3, "own_error": 0.4}]]
+        (one / f"agent/{count}").mkdir(parents=True)
+        write_json(one / f"agent/{count}/meta.json", {"architecture": {"decisions": decisions}})
+    decisions = [[1, {"reused": True, "success": 0.8}], [2, {"reused": False}]]
+    (other / "agent/1").mkdir(parents=True)
+    write_json(other / "agent/1/meta.json", {"architecture": {"decisions": decisions}})
+    monkeypatch.setattr(sys, "argv", ["reuse.py", str(one), str(other)])
+    reuse.main()
+    said = capsys.readouterr().out
+    assert "| pull | module (0.50), 0.90 | reuse (0.80), 0.90 |" in said
+    assert "| turn | reuse (nothing gained), 0.90 | module, 0.90 |" in said
+
+
 def test_parameters_are_paid_for_beyond_the_run_that_adds_the_fewest(tmp_path, capsys, monkeypatch):
     few, many = run(tmp_path / "a", [0], "always", method="finetune"), run(tmp_path / "b", [0, 1, 2], "never")
     monkeypatch.setattr(sys, "argv", ["reuse.py", str(few), str(many)])
