@@ -35,7 +35,7 @@ from perdure.data.stats import behaviour_means
 from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
-from perdure.streams import benchmark, load_stream, outline, stream_options
+from perdure.streams import benchmark, known_spaces, load_stream, stream_options
 
 PROFILES = ("cpu", "paper")
 
@@ -296,9 +296,8 @@ class Experiment:
         config = self.config
         started = time.time()
         method = make_method(config)
-        sources = {} if self.stream else {task.name: task.source for task in outline(config.stream, config.stream_options)}
-        if sources and all(sources.values()):  # `grant` asks this of every stream, but only once its data are collected
-            method.check_spaces({name: source.spec for name, source in sources.items()})
+        if self.stream is None and (specs := known_spaces(config.stream, config.stream_options)):
+            method.check_spaces(specs)  # as `grant` does, which needs the data
         stream = self.stream or load_stream(config.stream, say=self.progress.say, **config.stream_options)
         needs = self._needs(method, stream)
         views = Views(stream, self.device, method.config.sampling)

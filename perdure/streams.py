@@ -10,6 +10,7 @@ from typing import Any
 from perdure.benchmarks import STREAMS
 from perdure.core.config import build, to_json
 from perdure.core.errors import UsageError, nearest
+from perdure.core.spec import Spec
 from perdure.core.task import Stream, TaskOutline
 
 
@@ -38,6 +39,12 @@ def outline(name: str, options: dict[str, Any]) -> list[TaskOutline]:
     """The tasks of a stream before its data are opened: names, qualities and where the data lie."""
     module = benchmark(name)
     return module.outline(name, build(module.Options, options, "stream"))
+
+
+def known_spaces(name: str, options: dict[str, Any]) -> dict[str, Spec]:
+    """Task -> spaces, where they are known of all tasks before any data are collected; else nothing."""
+    sources = {task.name: task.source for task in outline(name, options)}
+    return {task: source.spec for task, source in sources.items() if source} if all(sources.values()) else {}
 
 
 def load_stream(name: str, *, say: Callable[[str], None] = print, **options: Any) -> Stream:

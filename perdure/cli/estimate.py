@@ -16,7 +16,7 @@ from perdure.core.words import duration, size
 from perdure.evaluate.evaluator import EvaluationConfig
 from perdure.evaluate.schedule import cells_after
 from perdure.experiment import RunConfig, make_method
-from perdure.streams import load_stream, outline
+from perdure.streams import known_spaces, load_stream, outline
 
 COLLECT_WORKERS = 2
 """Processes with which a run collects missing data."""
@@ -75,6 +75,8 @@ def expect(config: RunConfig, workers: int, threads: int, device: str) -> Expect
     """
     check_machine(workers, threads, device)
     torch.set_num_threads(threads)
+    if specs := known_spaces(config.stream, config.stream_options):
+        make_method(config).check_spaces(specs)
     tasks = outline(config.stream, config.stream_options)
     missing = {task.folder: task for task in tasks if not task.present}
     name, options = (config.stream, config.stream_options) if not missing else ("toy", {"tasks": 2})

@@ -39,9 +39,9 @@ def dreaming(group: Group) -> Picture:
     grid[0][0].legend(loc="upper left", fontsize=7, handletextpad=0.1, borderpad=0.1)
     last = rows[0][-1]
     caption = (f"{group.name}, seed {matrix.seed}. Grey: held-out data of the task, observations with actions, along the two"
-               " directions in which they vary most. Purple: what the method would replay of it. The further right, the more"
-               " often the generators have learned from their own dreams. Curve: sliced Wasserstein distance between both, in"
-               " standard deviations; dashed: between data and data, which perfect dreams reach.")
+               " directions in which they vary most. Purple: what the method would replay of it; points on a frame lie beyond it."
+               " The further right, the more often the generators have learned from their own dreams. Curve: sliced Wasserstein"
+               " distance between both, in standard deviations; dashed: between data and data, which perfect dreams reach.")
     alt = (f"Dreams of {group.name}. After all tasks, the dreams of {matrix.tasks[tasks[0]]} are {last.distance:.2f} standard"
            f" deviations from its data, where data themselves are {last.floor:.2f} apart; they cover {last.coverage:.0%} of it.")
     return Picture(f"dreams-{file_name(group.name)}", figure, caption, alt)
@@ -51,10 +51,11 @@ def _cloud(axes: Axes, found: Fidelity, first: Fidelity) -> None:
     """Real and dreamed points, in the frame of the task's first panel."""
     real, dreamed, frame = (np.asarray(points) for points in (found.real, found.dreamed, first.real))
     axes.scatter(real[:, 0], real[:, 1], s=5, color=REAL, lw=0, label="data")
-    axes.scatter(dreamed[:, 0], dreamed[:, 1], s=5, color=DREAMED, lw=0, alpha=0.7, label="dreams")
-    low, high = frame.min(0), frame.max(0)
-    margin = 0.35 * (high - low) + 1e-6
-    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]), xticks=[], yticks=[])
+    margin = 0.35 * (frame.max(0) - frame.min(0)) + 1e-6
+    low, high = frame.min(0) - margin, frame.max(0) + margin
+    dreamed = dreamed.clip(low, high)
+    axes.scatter(dreamed[:, 0], dreamed[:, 1], s=5, color=DREAMED, lw=0, alpha=0.7, label="dreams", clip_on=False)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
     axes.text(0.97, 0.03, f"{found.distance:.2f}", transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, color=QUIET)
 
 

@@ -48,8 +48,9 @@ def test_an_estimate_counts_the_updates_of_every_phase(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["cugro", "dgr"])
-def test_bodies_of_unequal_spaces_are_refused_before_their_data_are_made(method, place, perdure):
-    code, _, err = perdure("run", method, "hopper-walker-cheetah-v5", "--out", "mine")
+@pytest.mark.parametrize("how", [("--out", "mine"), ("--dry-run",)])
+def test_bodies_of_unequal_spaces_are_refused_before_their_data_are_made(method, how, place, perdure):
+    code, _, err = perdure("run", method, "hopper-walker-cheetah-v5", *how)
     assert code == 2
     assert f"{method} dreams with one generator for all tasks, but hopper has" in err[-1]
     assert list(place.iterdir()) == []
