@@ -299,7 +299,10 @@ def received_results(header: dict[str, Any], arrays: list[np.ndarray]) -> dict[i
 
 
 def serve(handle: int, parent: int) -> None:
-    """Run commands from the socket with descriptor `handle` until process `parent` closes its end or dies."""
+    """Run commands from the socket with descriptor `handle` until process `parent` closes its end or dies.
+
+    The first message names a factory; a later one that does exchanges all environments for those of another.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; only the parent decides
     threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
     connection = socket.socket(fileno=handle)
@@ -308,7 +311,11 @@ def serve(handle: int, parent: int) -> None:
         slots = _opened(connection, description)
         while slots is not None:
             header, arrays = receive(connection)
-            _answer(connection, slots, _received_commands(header, arrays))
+            if "factory" in header:
+                slots.close()
+                slots = _opened(connection, header)
+            else:
+                _answer(connection, slots, _received_commands(header, arrays))
     except (EOFError, OSError):
         pass  # the parent is gone or has no more work
     sys.stderr.flush()

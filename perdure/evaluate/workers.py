@@ -69,10 +69,8 @@ class _Lost(Exception):
 class _Worker:
     """One process and the socket to it."""
 
-    def __init__(self, description: dict[str, Any], deadline: float):
+    def __init__(self, deadline: float):
         self._deadline = deadline
-        self._built: set[int] = set()
-        self._greeted = False
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(min(TICK, deadline))
         paths = json.dumps([str(path) for path in sys.path])
@@ -85,6 +83,11 @@ class _Worker:
                 process_group=0,  # the terminal's Ctrl-C must not reach it while it starts
                 env={**os.environ, **ONE_THREAD},
             )
+
+    def serve(self, description: dict[str, Any]) -> None:
+        """From here on with environments of this factory."""
+        self._built: set[int] = set()
+        self._greeted = False
         self._send(lambda: send(self._socket, description))
 
     def send(self, commands: dict[int, Reset | np.ndarray]) -> None:
@@ -146,12 +149,15 @@ class EnvPool:
 
     Args:
         deadline: seconds that a worker may take for one call, and again for every environment it has to make.
+        spare: workers of closed pools, which are taken before new ones are started.
 
     Worker processes start with the first call, are reused by later ones, and end with `close` or with this
     process.
     """
 
-    def __init__(self, factory: EnvFactory, slots: int, workers: int, deadline: float = 30.0):
+    def __init__(
+        self, factory: EnvFactory, slots: int, workers: int, deadline: float = 30.0, spare: list[_Worker] | None = None
+    ):
         for field, value, least in (("slots", slots, 1), ("workers", workers, 0)):
             if type(value) is not int or value < least:
                 raise UsageError(f"{field} is {value!r}; it is a whole number of at least {least}")
@@ -164,6 +170,7 @@ class EnvPool:
         self._deadline = deadline
         self._description = describe(factory) if workers else {}
         self._here = Slots(factory)
+        self._spare = [] if spare is None else spare
         self._workers: list[_Worker | None] = [None] * min(workers, slots)
         self._forget()
 
@@ -233,7 +240,8 @@ class EnvPool:
     def _open(self, worker: int) -> _Worker:
         process = self._workers[worker]
         if process is None:
-            process = self._workers[worker] = _Worker(self._description, self._deadline)
+            process = self._workers[worker] = self._spare.pop() if self._spare else _Worker(self._deadline)
+            process.serve(self._description)
         return process
 
     def _repeated(self, worker: int, slots: list[int], fault: str, heartbeat: Heartbeat) -> dict[int, Result]:
@@ -283,15 +291,15 @@ class EnvPool:
 
     def close(self) -> None:
         """End the workers and forget the running episodes; the next call starts new ones."""
+        _end(self.release())
+
+    def release(self) -> list[_Worker]:
+        """Forget the running episodes and let go of the workers, which wait for another factory. Not within a call."""
         self._forget()
         self._here.close()
         running = [worker for worker in self._workers if worker is not None]
         self._workers = [None] * len(self._workers)
-        for worker in running:
-            worker.ask_to_end()
-        end = time.monotonic() + GOODBYE_SECONDS
-        for worker in running:
-            worker.end(max(0.0, end - time.monotonic()))
+        return running
 
     def __enter__(self) -> EnvPool:
         return self
@@ -300,19 +308,29 @@ class EnvPool:
         self.close()
 
 
+def _end(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.ask_to_end()
+    end = time.monotonic() + GOODBYE_SECONDS
+    for worker in workers:
+        worker.end(max(0.0, end - time.monotonic()))
+
+
 def _same(a: Result | None, b: Result) -> bool:
     return a is not None and a[1:] == b[1:] and np.array_equal(a.obs, b.obs)
 
 
 class PoolCache:
-    """Open pools by factory: evaluating a task again starts no processes. The least recently used is closed.
+    """Open pools by factory: evaluating a task again starts no processes, and makes no environments while its pool is open. When
+    too many are, the least recently used is closed, and its workers go over to the new one.
 
     Args:
-        most: pools open at once; a worker with ten Meta-World environments takes about 430 MB.
+        most: pools open at once; a worker with ten Meta-World environments takes about 500 MB.
     """
 
     def __init__(self, slots: int, workers: int, most: int = 3, deadline: float = 30.0):
-        self._make = lambda factory: EnvPool(factory, slots, workers, deadline)
+        self._spare: list[_Worker] = []
+        self._make = lambda factory: EnvPool(factory, slots, workers, deadline, self._spare)
         self._most = most
         self._pools: OrderedDict[EnvFactory, EnvPool] = OrderedDict()
 
@@ -320,7 +338,7 @@ class PoolCache:
         """The open pool of a factory, or a new one."""
         if factory not in self._pools:
             while len(self._pools) >= self._most:
-                self._pools.popitem(last=False)[1].close()
+                self._spare.extend(self._pools.popitem(last=False)[1].release())
             self._pools[factory] = self._make(factory)
         self._pools.move_to_end(factory)
         return self._pools[factory]
@@ -328,7 +346,9 @@ class PoolCache:
     def close(self) -> None:
         """Close every pool; `get` opens new ones."""
         while self._pools:
-            self._pools.popitem()[1].close()
+            self._spare.extend(self._pools.popitem()[1].release())
+        _end(self._spare)
+        self._spare.clear()
 
     def __enter__(self) -> PoolCache:
         return self

@@ -14,6 +14,8 @@ from perdure.core.errors import UsageError
 
 pytest.importorskip("metaworld")
 
+from metaworld.env_dict import ENV_CLS_MAP
+
 SIZES = {"final": 50, "curve": 10, "probe": 10, "data": 200}
 
 
@@ -35,6 +37,18 @@ def rollout(env, policy, goal, noise=0.0, steps=200):
             successes.append(info["success"])
     assert truncated == (steps == 200)
     return np.stack(observations), np.asarray(rewards), successes
+
+
+def test_environments_of_a_task_copy_one_compiled_model():
+    task, (goal, *_) = "push-wall", goals("push-wall")["final"]
+    compiled = ENV_CLS_MAP[f"{task}-v3"]().model
+    first, other = (MetaWorldFactory(task)() for _ in range(2))
+    before = rollout(first, expert(task), goal, steps=20)
+    first._env.model.body_pos[:] += 1.0
+    for env in (other, MetaWorldFactory(task)()):
+        np.testing.assert_array_equal(env._env.model.body_pos, compiled.body_pos)
+        for mine, expected in zip(rollout(env, expert(task), goal, steps=20), before, strict=True):
+            np.testing.assert_array_equal(mine, expected)
 
 
 @pytest.mark.parametrize("task", continual_world.TASKS)

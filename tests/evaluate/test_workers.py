@@ -196,6 +196,26 @@ def test_the_cache_keeps_the_pools_used_last():
         assert cache.get(PointFactory(2)) is not b
 
 
+@needs_proc
+def test_workers_of_a_pool_that_is_closed_go_over_to_the_new_one():
+    with EnvPool(PointFactory(3), 3, 0) as pool:
+        expected = play(pool, steps=3)
+    before = children()
+    with PoolCache(slots=3, workers=2, most=1) as cache:
+        play(cache.get(PointFactory(2)), steps=2)
+        workers = children() - before
+        assert len(workers) == 2
+        assert equal(play(cache.get(PointFactory(3)), steps=3), expected)
+        assert children() - before == workers
+        os.kill(min(workers), signal.SIGKILL)
+        assert equal(play(cache.get(PointFactory(3)), steps=3), expected)
+        cache.get(PointFactory(2))
+        for worker in children() - before:
+            os.kill(worker, signal.SIGKILL)
+        play(cache.get(PointFactory(2)), steps=2)  # workers that died while they waited are replaced
+    assert children() == before
+
+
 PARENT = """
 import sys, time
 sys.path[:0] = [{tests!r}, {root!r}]
