@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from perdure.core.checkpoint import read_folder
 from perdure.core.errors import GuardError, UsageError, nearest
 from perdure.core.log import Sink
 from perdure.core.matrix import ScoreMatrix
@@ -21,9 +20,10 @@ from perdure.core.policy import Actor, Carry
 from perdure.core.rng import generator
 from perdure.core.run import newest_agent
 from perdure.core.task import Stream
-from perdure.experiment import Experiment, RunConfig, build_method, find, load_config, resolve
+from perdure.experiment import Experiment, open_agent
 from perdure.methods import METHODS
 from perdure.progress import Quiet, Terminal
+from perdure.run_config import RunConfig, find, load_config, resolve
 from perdure.streams import load_stream, outline
 
 __all__ = ["Agent", "Episode", "Result", "execute", "load_agent", "load_stream", "plan", "run"]
@@ -120,17 +120,10 @@ class Episode:
 class Agent:
     """A learned agent, read from a run folder or an agent folder."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], tensors: dict[str, torch.Tensor]):
+    def __init__(self, folder: Path):
         self.folder = folder
-        try:
-            self.method, self.config = build_method(meta)
-            self.learned = int(meta["learned"])
-            self.tasks = tuple(str(task["name"]) for task in meta["stream"]["tasks"])[: self.learned]
-            self.method.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
-            reason = " ".join(str(problem).split())[:120]
-            raise UsageError(f"{folder} holds no agent that can be built ({reason}); restore it from a copy") from None
-        self.method.eval()
+        self.method, self.config, self.tasks = open_agent(folder)
+        self.learned = len(self.tasks)
 
     def index(self, task: str | int) -> int:
         """Position of a task, given as name or position.
@@ -294,5 +287,4 @@ def load_agent(folder: Path | str) -> Agent:
     place = newest_agent(Path(folder))
     if not (place / "meta.json").is_file():
         raise UsageError(f"{folder} holds no agent; give a run folder of which at least one task is finished, or an agent folder")
-    meta, groups = read_folder(place)
-    return Agent(place, meta, groups.get("tensors", {}))
+    return Agent(place)

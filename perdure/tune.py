@@ -14,8 +14,8 @@ from perdure.core.config import convert, field_types
 from perdure.core.errors import UsageError, nearest
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
-from perdure.experiment import find
 from perdure.methods import METHODS
+from perdure.run_config import find
 from perdure.streams import benchmark, outline, stream_options
 from perdure.sweep.plan import Axis, Planned, Space, plan
 

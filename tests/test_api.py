@@ -1,13 +1,17 @@
 """perdure from Python: runs, results, agents and streams as a script or a notebook uses them."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 import perdure
 from perdure.api import Result
+from perdure.cli import main
 from perdure.core.errors import UsageError
 from perdure.core.files import read_json
+from perdure.methods.finetune import Finetune
 
 SHORT = {"method_options": {"steps": 8, "batch": 8}, "evaluation": {"episodes": 2, "shared": 1, "curve": 1}, "workers": 0,
          "quiet": True}  # fmt: skip
@@ -80,6 +84,19 @@ def test_an_agent_acts_by_name_and_by_number(packnet):
     assert perdure.load_agent(packnet.folder / "agent" / "1").tasks == ("corner-1",)
 
 
+class Workbook(Finetune):
+    """Keeps something that only a task at hand needs."""
+
+    def __init__(self, config, policy, seed):
+        super().__init__(config, policy, seed)
+        self.resume = torch.nn.Linear(2, 2)
+
+
+def test_an_agent_acts_without_what_only_learning_needs(tmp_path):
+    result = perdure.run("test_api:Workbook", "toy", out=tmp_path / "mine", stream_options={"tasks": 1}, **SHORT)
+    assert perdure.load_agent(result.folder).act([0.1, 0.2], 0).shape == (2,)
+
+
 def test_an_episode_remembers_what_it_saw(tmp_path):
     result = perdure.run("finetune", "toy-discrete", policy="dt", out=tmp_path / "mine", stream_options={"tasks": 1}, **SHORT)
     episode = perdure.load_agent(result.folder).episode("corner-1")
@@ -89,12 +106,19 @@ def test_an_episode_remembers_what_it_saw(tmp_path):
     assert episode.steps == 3
 
 
-def test_a_stream_object_counts_by_its_data(tmp_path):
+def test_a_stream_object_counts_by_its_data(tmp_path, capsys):
     small, large = perdure.load_stream("toy", tasks=1, episodes=10), perdure.load_stream("toy", tasks=1, episodes=12)
     assert perdure.plan("finetune", small).hash != perdure.plan("finetune", large).hash
     assert perdure.plan("finetune", small).method_config["steps"] == 400  # the settings of its name
     result = perdure.run("finetune", small, out=tmp_path / "mine", **SHORT)
     assert result.matrix.data[0]["episodes"] == 10
+    assert Result.load(result.folder).config == result.config
+    assert "the same call of perdure.run" in perdure.write_report([result.folder], tmp_path / "report").page.read_text()
+    for again in (["run", "--from", str(result.folder / "config.json")], ["eval", str(result.folder)]):
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main(again))
+        assert ended.value.code == 2
+        assert "the stream toy was made in Python, so that it has no name to load" in capsys.readouterr().err
     with pytest.raises(UsageError, match="give the options to load_stream"):
         perdure.plan("finetune", small, stream_options={"episodes": 3})
 

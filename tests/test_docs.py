@@ -24,8 +24,8 @@ from perdure.cli import VERBS, main
 from perdure.core.config import field_types
 from perdure.core.metrics import DEFINITIONS
 from perdure.data.card import FIELDS
-from perdure.experiment import find
 from perdure.methods import METHODS
+from perdure.run_config import find
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

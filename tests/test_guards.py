@@ -14,9 +14,9 @@ import pytest
 from perdure.benchmarks import STREAMS
 from perdure.core.method import Method
 from perdure.core.policy import Policy
-from perdure.experiment import find
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
+from perdure.run_config import find
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "perdure"

@@ -12,8 +12,8 @@ from perdure.benchmarks import STREAMS, continual_world, toy, tuned
 from perdure.cli import main
 from perdure.core.errors import UsageError
 from perdure.core.matrix import Episode, ScoreMatrix
-from perdure.experiment import find, resolve
 from perdure.methods import METHODS
+from perdure.run_config import find, resolve
 from perdure.streams import outline, stream_options
 from perdure.tune import Candidate, Choice, Question
 

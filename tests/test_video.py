@@ -17,9 +17,9 @@ from perdure.benchmarks.gym_env import GymFactory
 from perdure.benchmarks.point_mass import PointMassFactory
 from perdure.core.errors import UsageError
 from perdure.core.files import read_json, write_json
-from perdure.experiment import load_config
 from perdure.report.clips import MOMENTS
-from perdure.video import backends, film, studio
+from perdure.run_config import RunConfig, load_config
+from perdure.video import backends, film
 from perdure.video.film import Filmed, opened, picture, webp
 from perdure.video.studio import Studio
 from tests import tiny
@@ -126,7 +126,7 @@ def test_a_joint_run_has_no_agent_in_between(tmp_path):
 def test_a_task_with_data_only_is_left_out_with_the_reason(trained, tmp_path, monkeypatch):
     stream = tiny.stream_of(load_config(trained / "config.json"))
     blind = replace(stream, tasks=(replace(stream.tasks[0], env=None), stream.tasks[1]))
-    monkeypatch.setattr(studio, "load_stream", lambda name, say, **options: blind)
+    monkeypatch.setattr(RunConfig, "load_stream", lambda config, say: blind)
     told: list[dict] = []
     Studio(trained, tmp_path, 32, told.append).work(["corner-1"])
     assert told == [{"task": "corner-1", "blind": "it has data only and no simulator", "drawing": False}]

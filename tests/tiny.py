@@ -23,8 +23,9 @@ from perdure.core.roles import Progress
 from perdure.core.state import capture
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views, grant
-from perdure.experiment import Experiment, RunConfig, make_method, resolve
+from perdure.experiment import Experiment, make_method
 from perdure.progress import Quiet
+from perdure.run_config import RunConfig, resolve
 from perdure.streams import load_stream
 
 RECIPE = {"steps": 8, "batch": 8}

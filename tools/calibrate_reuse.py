@@ -15,8 +15,9 @@ from pathlib import Path
 
 from perdure.api import load_agent
 from perdure.benchmarks.continual_world import AGAIN, Recording, assembled, datasets
-from perdure.experiment import Experiment, resolve
+from perdure.experiment import Experiment
 from perdure.progress import Terminal
+from perdure.run_config import resolve
 
 TASKS = ("reach", "button-press-topdown", "coffee-button", "push-back", "shelf-place", "stick-pull", "hammer", "peg-unplug-side")
 

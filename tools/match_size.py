@@ -15,8 +15,8 @@ from perdure.core.config import build
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.task import Stream
 from perdure.data.access import Views
-from perdure.experiment import find, load_config
 from perdure.policies import POLICIES
+from perdure.run_config import find, load_config
 from perdure.streams import load_stream
 
 WITHIN = 0.02

@@ -20,9 +20,9 @@ from perdure.core.errors import GuardError, Held
 from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
-from perdure.experiment import RunConfig, load_config, resolve
 from perdure.methods.cugro import OWN_POLICY
 from perdure.report.write import write_report
+from perdure.run_config import RunConfig, load_config, resolve
 
 RESULTS = Path("docs/results")
 REPRODUCTION = Path("docs/reproduction.md")

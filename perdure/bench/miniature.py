@@ -11,8 +11,9 @@ from typing import Any
 
 from perdure.bench.measure import Bench, Clock, Figure, Spread
 from perdure.core.matrix import Episode
-from perdure.experiment import Experiment, resolve
+from perdure.experiment import Experiment
 from perdure.progress import Quiet
+from perdure.run_config import resolve
 
 METHODS = (("finetune", "bc"), ("packnet", "dt"))
 

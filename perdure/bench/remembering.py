@@ -12,8 +12,9 @@ import torch
 
 from perdure.bench import machine
 from perdure.bench.measure import Bench, Clock, Figure, Spread, Target
-from perdure.experiment import Experiment, RunConfig, resolve
+from perdure.experiment import Experiment
 from perdure.progress import Quiet
+from perdure.run_config import RunConfig, resolve
 
 CONSTANT = ("finetune", "ewc", "packnet", "er", "clonex", "tsn_affinity")
 """Methods whose state is bounded, up to a head and some masks per task."""

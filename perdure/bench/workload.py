@@ -18,9 +18,9 @@ from perdure.core.task import Stream, Task
 from perdure.data.access import Access, Views
 from perdure.data.store import Dataset
 from perdure.data.trajectory import Trajectory
-from perdure.experiment import find
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
+from perdure.run_config import find
 
 ACTIONS = 4
 

@@ -15,7 +15,8 @@ from perdure.core.task import Stream
 from perdure.core.words import duration, size
 from perdure.evaluate.evaluator import EvaluationConfig
 from perdure.evaluate.schedule import cells_after
-from perdure.experiment import RunConfig, make_method
+from perdure.experiment import make_method
+from perdure.run_config import RunConfig
 from perdure.streams import known_spaces, load_stream, outline
 
 COLLECT_WORKERS = 2

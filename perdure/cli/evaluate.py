@@ -70,14 +70,11 @@ def _scores(agent: Any, options: Options) -> dict[str, Any]:
     from perdure.core.method import Need
     from perdure.data.access import Access, Views
     from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
-    from perdure.streams import load_stream
 
     config = agent.config
-    if "content" in config.stream_options and not config.stream.endswith(".toml"):
-        raise UsageError(f"{options.run} was learned on a Stream made in Python, which has no name to load; evaluate it there")
     wanted = [agent.index(options.task)] if options.task else list(range(agent.learned))
     settings = build(EvaluationConfig, config.evaluation | _asked(options), "evaluation")
-    stream = load_stream(config.stream, say=lambda text: print(text, file=sys.stderr), **config.stream_options)
+    stream = config.load_stream(lambda text: print(text, file=sys.stderr))
     views = Views(stream)
     evaluator = StreamEvaluator(stream, lambda index: Access(views, index, frozenset(Need)), settings, config.seed,
                                 agent.method.schedule == "joint", options.workers, torch.device("cpu"))

@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
     if asks_for_help(argv):
         return print_help(Options, "methods", "perdure methods", EXAMPLE)
     options = parse(Options, argv, "methods", EXAMPLE)
-    from perdure.experiment import find
     from perdure.methods import METHODS
+    from perdure.run_config import find
 
     listed = []
     for name, reference in METHODS.items():

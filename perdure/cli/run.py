@@ -18,7 +18,7 @@ from perdure.core.config import field_types
 from perdure.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from perdure.experiment import RunConfig
+    from perdure.run_config import RunConfig
 
 EXAMPLES = (
     "perdure run packnet toy",
@@ -88,14 +88,14 @@ def main(argv: list[str]) -> int:
 
 def _configs(options: Options, dotted: dict[str, dict[str, Any]], words: list[str]) -> list[RunConfig]:
     """One config per seed."""
-    from perdure.experiment import load_config
+    from perdure.run_config import load_config
 
     if options.from_:
         given = [*options.names, *(w.split("=")[0] for w in words if w.split("=")[0] in FIXED_BY_FILE)]
         given += [f"--{group}.{field}" for group, values in dotted.items() for field in values]
         if given:
             raise UsageError(f"--from is given together with {given[0]}, but the config file decides that; leave one of them out")
-        return [load_config(Path(options.from_))]
+        return [load_config(Path(options.from_)).named()]
     if len(options.names) != 2:
         what = f"METHOD and STREAM, and got {' '.join(options.names) or 'neither'}"
         raise UsageError(f"perdure run needs {what}; example: {EXAMPLES[0]}")
@@ -105,7 +105,7 @@ def _configs(options: Options, dotted: dict[str, dict[str, Any]], words: list[st
 
 
 def _resolved(options: Options, dotted: dict[str, dict[str, Any]], seed: int) -> RunConfig:
-    from perdure.experiment import resolve
+    from perdure.run_config import resolve
 
     method, stream = options.names
     known = _dotted(method, options.policy, stream)
@@ -122,9 +122,9 @@ def _resolved(options: Options, dotted: dict[str, dict[str, Any]], seed: int) ->
 def _dotted(method: str, policy: str, stream: str) -> dict[str, type]:
     """Group of the options `--group.field` -> the dataclass whose fields they set."""
     from perdure.evaluate.evaluator import EvaluationConfig
-    from perdure.experiment import find, policy_of
     from perdure.methods import METHODS
     from perdure.policies import POLICIES
+    from perdure.run_config import find, policy_of
     from perdure.streams import benchmark
 
     policy_class = find(policy_of(method, policy), POLICIES, "policy")

@@ -21,7 +21,8 @@ from perdure.core.state import capture
 from perdure.core.task import Stream
 from perdure.data.access import Access, Views, grant
 from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
-from perdure.experiment import RunConfig, make_method
+from perdure.experiment import make_method
+from perdure.run_config import RunConfig
 
 TRIAL_STEPS = 20
 WARM_STEPS = 3

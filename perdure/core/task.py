@@ -114,6 +114,11 @@ class TaskOutline:
         return self.folder is None or (self.folder / "card.json").exists()
 
 
+def in_python(stream: str, options: Any) -> bool:
+    """Whether the stream of a run's config was a Stream object: it counts by its content, as a user's TOML file does."""
+    return isinstance(options, dict) and "content" in options and not stream.endswith(".toml")
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What a method may know; printed in every table."""

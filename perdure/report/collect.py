@@ -271,7 +271,7 @@ def _identity(one: RunResult, other: RunResult) -> Iterator[tuple[str, Any, Any]
 def _hash_today(run: RunResult) -> str:
     """Of the run's settings with the options that were added since: one that by default does as before changes nothing."""
     try:
-        from perdure.experiment import load_config  # needs torch, which a table does not need otherwise
+        from perdure.run_config import load_config  # needs torch, which a table does not need otherwise
 
         return load_config(run.folder / "config.json").hash
     except (UsageError, OSError, ImportError):

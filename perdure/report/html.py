@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 
+from perdure.core.errors import UsageError
+from perdure.core.files import read_json
 from perdure.core.intervals import LEAST_SEEDS, RESAMPLES
 from perdure.core.metrics import DEFINITIONS
+from perdure.core.task import in_python
 from perdure.core.words import duration
 from perdure.report.clips import MOMENTS, Clip
-from perdure.report.collect import Collection, Group
+from perdure.report.collect import Collection, Group, RunResult
 from perdure.report.drawing import Picture
 from perdure.report.figures import styles
 from perdure.report.model import (
@@ -310,7 +314,7 @@ def _repeat(collection: Collection) -> str:
         f"<tr>{_name(collection, group.name)}<td>{run.seed}</td>"
         f"<td><code>{escape(run.matrix.config_hash)}</code></td>"
         f"<td class='text'>{escape(_versions(run.environment))}</td><td class='text'>"
-        f"<code>perdure run --from {escape(shlex.quote(str(run.folder / 'config.json')))}</code></td></tr>"
+        f"<code>{escape(_command(run))}</code></td></tr>"
         for group in collection.groups
         for run in group.runs
     )
@@ -329,6 +333,15 @@ def _repeat(collection: Collection) -> str:
         "<th>config</th><th class='text'>versions</th><th class='text'>command</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>" + (datasets if data else "")
     )
+
+
+def _command(run: RunResult) -> str:
+    path = run.folder / "config.json"
+    with suppress(UsageError, OSError):
+        config = read_json(path)
+        if isinstance(config, dict) and in_python(str(config.get("stream")), config.get("stream_options")):
+            return "the same call of perdure.run"
+    return f"perdure run --from {shlex.quote(str(path))}"
 
 
 def _versions(environment: dict[str, object]) -> str:

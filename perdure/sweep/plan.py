@@ -12,9 +12,9 @@ from perdure.core.config import field_types
 from perdure.core.errors import UsageError, nearest
 from perdure.core.matrix import ScoreMatrix
 from perdure.evaluate.evaluator import EvaluationConfig
-from perdure.experiment import RunConfig, find, holds, resolve
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
+from perdure.run_config import RunConfig, find, holds, resolve
 from perdure.streams import benchmark
 
 GROUPS = ("method", "policy", "stream", "evaluation")

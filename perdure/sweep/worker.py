@@ -95,8 +95,9 @@ def _run(job: dict[str, Any]) -> None:
     import torch
 
     from perdure.api import enough_memory
-    from perdure.experiment import Experiment, RunConfig, find
+    from perdure.experiment import Experiment
     from perdure.methods import METHODS
+    from perdure.run_config import RunConfig, find
     from perdure.streams import outline
 
     torch.set_num_threads(job["threads"])

@@ -85,7 +85,7 @@ def write_clips(
         return clips
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} is not writable, so its clips cannot be kept; copy the run to a folder of yours")
-    from perdure.experiment import claimed  # here, because it imports torch
+    from perdure.core.lock import claimed  # here, because it imports torch
 
     with claimed(folder):
         try:

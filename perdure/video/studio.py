@@ -17,19 +17,17 @@ from typing import Any
 
 import torch
 
-from perdure.core.checkpoint import read_folder
 from perdure.core.config import build
 from perdure.core.errors import UsageError
 from perdure.core.files import read_json, write_atomic
 from perdure.core.matrix import Episode, ScoreMatrix
 from perdure.core.method import Method
-from perdure.core.state import RESUME_PREFIX
 from perdure.core.task import Stream, Task
 from perdure.data.access import Access, Views, grant
 from perdure.evaluate.evaluator import EvaluationConfig, StreamEvaluator
 from perdure.evaluate.slots import receive, send
-from perdure.experiment import build_method, load_config, make_method
-from perdure.streams import load_stream
+from perdure.experiment import make_method, open_agent
+from perdure.run_config import load_config
 from perdure.video.film import Filmed, FilmedFactory, opened, webp
 
 Tell = Callable[[dict[str, Any]], None]
@@ -72,7 +70,7 @@ class Studio:
         self.config = load_config(self.run / "config.json")
         self.matrix = ScoreMatrix.load(self.run / "scores.json")
         torch.set_num_threads(_threads(self.run))
-        self.stream = load_stream(self.config.stream, say=lambda text: self.tell({"say": text}), **self.config.stream_options)
+        self.stream = self.config.load_stream(lambda text: self.tell({"say": text}))
         for task in self.stream.tasks:
             if task.name in tasks:
                 self._task(task)
@@ -125,7 +123,7 @@ class Studio:
     def _method(self, learned: int) -> Method:
         """The run's method after that many tasks; 0: as it was made."""
         if learned not in self._methods:
-            self._methods[learned] = load_agent(self.run / "agent" / str(learned)) if learned else make_method(self.config)
+            self._methods[learned] = open_agent(self.run / "agent" / str(learned))[0] if learned else make_method(self.config)
         return self._methods[learned]
 
     def _clip(self, evaluator: StreamEvaluator, camera: Filmed, task: Task, learned: int, name: str) -> dict[str, Any]:
@@ -153,18 +151,3 @@ def _threads(run: Path) -> int:
     found = read_json(path) if path.exists() else {}
     threads = found.get("fingerprint", {}).get("threads") if isinstance(found, dict) else None
     return threads if type(threads) is int and 1 <= threads <= 1024 else torch.get_num_threads()
-
-
-def load_agent(folder: Path) -> Method:
-    """The method in an agent folder of a run, ready to act.
-
-    Raises:
-        UsageError: the folder is missing, damaged or of another architecture.
-    """
-    meta, groups = read_folder(folder)
-    method, _ = build_method(meta)
-    missing, unknown = method.load_state_dict(groups["tensors"], strict=False)
-    lacking = [name for name in missing if not name.startswith(RESUME_PREFIX)]
-    if lacking or unknown:
-        raise UsageError(f"{folder} does not fit its method (tensor '{[*lacking, *unknown][0]}'); restore it from a copy")
-    return method

@@ -16,7 +16,7 @@ from perdure.core.errors import UsageError
 from perdure.data.roll import Level, episode_generator, roll_episode
 from perdure.data.sampler import Sampler
 from perdure.evaluate.rollout import rollout
-from perdure.experiment import resolve
+from perdure.run_config import resolve
 from perdure.streams import load_stream, outline
 
 WITHOUT = "the Atari emulator is not installed: pip install 'perdure[atari]'"

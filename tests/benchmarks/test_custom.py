@@ -8,7 +8,7 @@ from perdure.core.errors import UsageError
 from perdure.core.spec import Box, Spec
 from perdure.data.store import write_dataset
 from perdure.data.trajectory import Trajectory
-from perdure.experiment import resolve
+from perdure.run_config import resolve
 from perdure.streams import load_stream
 
 SPEC = Spec(Box((3,)), Box((1,), low=(-2.0,), high=(2.0,)))

@@ -16,10 +16,11 @@ from perdure.core.files import write_json
 from perdure.core.matrix import Episode
 from perdure.data.store import write_dataset
 from perdure.data.trajectory import Trajectory
-from perdure.experiment import Experiment, load_config, resolve
+from perdure.experiment import Experiment
 from perdure.progress import Quiet
 from perdure.report.collect import collect
 from perdure.report.model import build
+from perdure.run_config import load_config, resolve
 from perdure.streams import load_stream, outline
 
 PUBLISHED = {

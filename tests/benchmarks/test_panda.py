@@ -18,7 +18,8 @@ from perdure.core.matrix import Episode
 from perdure.data.collect import collect
 from perdure.data.store import Dataset
 from perdure.evaluate.rollout import rollout
-from perdure.experiment import resolve, versions
+from perdure.experiment import versions
+from perdure.run_config import resolve
 from perdure.streams import load_stream, outline
 
 WITHOUT = "panda-gym is not installed: pip install 'perdure[panda]'"

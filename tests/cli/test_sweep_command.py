@@ -8,7 +8,7 @@ from cli_samples import dataset, refused, stream_file
 
 from perdure.core.lock import claimed
 from perdure.core.matrix import ScoreMatrix
-from perdure.experiment import resolve
+from perdure.run_config import resolve
 
 CASES = []
 

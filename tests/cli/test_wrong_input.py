@@ -11,7 +11,8 @@ from cli_samples import SHORT, dataset, edit_card, forge, npz, patch, refused, s
 from wrong_lines import EMPTY, LINES
 
 from perdure.core.checkpoint import write_folder
-from perdure.experiment import claimed, resolve, settle_config
+from perdure.core.lock import claimed
+from perdure.run_config import resolve, settle_config
 
 CASES = []
 

@@ -35,8 +35,9 @@ from perdure.core.checkpoint import read_folder
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.spec import Discrete, Spec
-from perdure.experiment import RunConfig, build_method
+from perdure.experiment import build_method
 from perdure.progress import Quiet
+from perdure.run_config import RunConfig
 
 ASKED_FOR = frozenset({Need.MEMORY, Need.PAST_DATA, Need.TASK_COUNT, Need.TEXT})
 """Needs that are met by a call of Access, which can therefore be refused there."""

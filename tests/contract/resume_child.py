@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tiny import execute, folder_digests
 
-from perdure.experiment import load_config
+from perdure.run_config import load_config
 
 torch.set_num_threads(1)
 

@@ -7,8 +7,8 @@ from tiny import config
 
 from contract import checks
 from perdure.core.method import Method
-from perdure.experiment import find
 from perdure.methods import METHODS
+from perdure.run_config import find
 
 OWN = "contract.own_method:Own"
 STAGED = ("finetune", "joint", "independent", "er", "ewc", "packnet")

@@ -376,16 +376,6 @@ def test_a_disk_full_at_the_very_end_loses_nothing(method, tmp_path, whole):
     assert folder_digests(tmp_path / "run") == whole(config(method))
 
 
-def test_a_full_disk_is_not_hidden_by_the_record_of_the_run(tmp_path):
-    refuse = OSError(28, "No space left on device")
-    with (
-        patch("perdure.core.checkpoint.save_file", side_effect=refuse),
-        patch("perdure.experiment.write_json", side_effect=[None, refuse]),
-        pytest.raises(UsageError, match="No space left"),
-    ):
-        execute(config(), tmp_path / "run")
-
-
 def test_phases_of_unknown_length_have_no_learning_curve(tmp_path):
     """Five points at step 0 would be the untrained policy five times."""
 

@@ -11,8 +11,8 @@ from perdure.core.errors import UsageError
 from perdure.core.method import Step
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture, restore
-from perdure.experiment import find
 from perdure.methods import METHODS
+from perdure.run_config import find
 
 UPDATES = 3
 

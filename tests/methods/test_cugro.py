@@ -17,8 +17,8 @@ from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Need, Step
 from perdure.core.rng import seed_everything
 from perdure.core.state import capture
-from perdure.experiment import resolve
 from perdure.methods.cugro import OWN_POLICY, RELEASED, RELEASED_POLICY, CuGROConfig
+from perdure.run_config import resolve
 
 
 def learned(tasks=1, **options):

@@ -11,7 +11,7 @@ from tiny import Lab
 
 from perdure.api import execute
 from perdure.evaluate.fidelity import SAMPLES, fidelity
-from perdure.experiment import resolve
+from perdure.run_config import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import Lab, actions_of, config
 
-from perdure.experiment import find, policy_of
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
+from perdure.run_config import find, policy_of
 
 
 def snapshot(lab):

@@ -10,8 +10,8 @@ from perdure.core.batch import concatenate
 from perdure.core.errors import UsageError
 from perdure.core.policy import Stats
 from perdure.core.spec import Box, Spec
-from perdure.experiment import find
 from perdure.policies import POLICIES
+from perdure.run_config import find
 
 both = pytest.mark.parametrize("name", ["bc", "dt"])
 

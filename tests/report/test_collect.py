@@ -8,8 +8,8 @@ import pytest
 
 from perdure.core.errors import UsageError
 from perdure.core.files import write_json
-from perdure.experiment import resolve
 from perdure.report.collect import collect
+from perdure.run_config import resolve
 
 
 def test_parents_and_runs_may_be_mixed_and_count_once(make_run, tmp_path):

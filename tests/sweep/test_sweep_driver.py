@@ -11,7 +11,7 @@ from sweep_samples import Scripted, job_of, small, swept
 
 from perdure.core.errors import Held, UsageError
 from perdure.core.lock import claimed
-from perdure.experiment import resolve
+from perdure.run_config import resolve
 from perdure.sweep import driver, worker
 from perdure.sweep.driver import Sweep
 from perdure.sweep.plan import Planned
