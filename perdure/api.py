@@ -195,7 +195,7 @@ def run(
         stream: a name of `perdure streams`, the path of a TOML file, or a Stream.
         out: the run folder; default `runs/<stream>/<method>/<policy>-<hash>-seed<N>`.
         quiet: show no progress.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda`, or one GPU of several such as `cuda:1`.
         workers: processes that step the environments.
         threads: of torch on the CPU while this runs; results are bit-identical for equal numbers.
         log: `tensorboard` and `wandb`, beside metrics.jsonl.
@@ -246,8 +246,10 @@ def check_machine(workers: int, threads: int, device: str) -> None:
     for name, value, least in (("workers", workers, 0), ("threads", threads, 1)):
         if type(value) is not int or not least <= value <= 1024:
             raise UsageError(f"{name} is {value!r}; give a whole number from {least} to 1024")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"device is '{device}' but torch sees no GPU here; use --device cpu, see `perdure doctor`")
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in known:
+        here = f"torch sees {', '.join(known[1:])} here" if known[1:] else "torch sees no GPU here"
+        raise UsageError(f"device is '{device}' but {here}; use --device cpu, see `perdure doctor`")
 
 
 @contextmanager
@@ -262,9 +264,10 @@ def enough_memory(config: RunConfig) -> Iterator[None]:
     except (MemoryError, RuntimeError) as problem:
         if not isinstance(problem, MemoryError) and not any(part in str(problem) for part in OUT_OF_MEMORY):
             raise
-        sizes = f"method.batch {config.method_config['batch']} and policy.width {config.policy_config['width']}"
+        width = config.policy_config.get("width")  # a policy of the user's own may have none
+        sizes = f"method.batch {config.method_config['batch']}" + ("" if width is None else f" and policy.width {width}")
         raise GuardError(f"the memory of this machine is not enough for {config.method} on {config.stream} with {sizes}; give a"
-                         " smaller --method.batch or --policy.width") from None
+                         " smaller batch or smaller networks") from None
 
 
 @contextmanager

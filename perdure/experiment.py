@@ -89,10 +89,11 @@ class Experiment:
         with claimed(self.folder):
             new = settle_config(self.folder, self.config)
             scores = self.folder / "scores.json"
-            if scores.exists() and ScoreMatrix.load(scores).complete:
+            found = ScoreMatrix.load(scores) if scores.exists() else None
+            if found is not None and found.complete:
                 self.progress.say(f"{self.folder} is finished already; nothing to do")
                 shutil.rmtree(self.folder / "resume", ignore_errors=True)
-                return ScoreMatrix.load(scores)
+                return found
             try:
                 return self._run()
             except UsageError:

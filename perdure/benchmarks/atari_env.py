@@ -88,10 +88,6 @@ class AtariFactory:
     def __call__(self) -> AtariEnv:
         return AtariEnv(self)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "atari", "game": self.game, "horizon": self.horizon, "actions": self.actions, "frames": self.frames,
-                "pixels": self.pixels}
-
 
 class AtariEnv(gymnasium.Env):
     """One game to its end or the horizon; rewards are points, as they are."""

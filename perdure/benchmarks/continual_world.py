@@ -103,8 +103,6 @@ CITATION = (
     "Meta Reinforcement Learning. CoRL 2019, arXiv 1910.10897."
 )
 
-LICENCE = "MIT (Meta-World); data made by its scripted policies"
-
 ORDERS = {"cw3-v3": CW3, "cw3b-v3": CW3B, "cwtune-v3": CWTUNE, "cw10-v3": CW10, "cw20-v3": CW20, "cwpairs-v3": CWPAIRS,
           "metaworld5-v3": METAWORLD5}  # fmt: skip
 """Stream name -> task order."""

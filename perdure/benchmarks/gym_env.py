@@ -52,9 +52,6 @@ class GymFactory:
             ) from None
         return GymEnv(env, self.id)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "gym", "id": self.id, "kwargs": dict(self.kwargs), "horizon": self.horizon}
-
 
 def _line(problem: Exception) -> str:
     return " ".join(str(problem).split())[:160]

@@ -71,9 +71,6 @@ class MetaWorldFactory:
     def __call__(self) -> MetaWorldEnv:
         return MetaWorldEnv(self.task, self.horizon)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "metaworld", "task": self.task, "horizon": self.horizon}
-
 
 class MetaWorldEnv(gymnasium.Env):
     """One task with the goal in the observation (39 float32), actions (4,) in [-1, 1], no early end.

@@ -70,9 +70,6 @@ class MujocoFactory:
     def __call__(self) -> MujocoEnv:
         return MujocoEnv(self)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "mujoco", "family": self.family, "task": self.task, "variant": self.variant}
-
 
 class MujocoEnv(gymnasium.Env):
     """One task."""

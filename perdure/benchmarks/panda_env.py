@@ -72,9 +72,6 @@ class PandaFactory:
     def __call__(self) -> PandaEnv:
         return PandaEnv(self.task, self.variant, self.layout)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "panda", "task": self.task, "variant": self.variant, "layout": self.layout}
-
 
 class PandaEnv(gymnasium.Env):
     """One task, simulated without a window by a pybullet client of its own.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -48,9 +48,6 @@ class PointMassFactory:
 
     def __call__(self) -> PointMass:
         return PointMass(self)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "PointMassFactory"} | asdict(self)
 
     def spec(self) -> Spec:
         """Spaces of the environment."""

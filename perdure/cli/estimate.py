@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from perdure.api import check_machine
 from perdure.cli.trial import measure, seconds_per_step
 from perdure.core.config import build
+from perdure.core.metrics import CURVE_POINTS
 from perdure.core.task import Stream
 from perdure.core.words import duration, size
 from perdure.evaluate.evaluator import EvaluationConfig
@@ -109,11 +109,10 @@ def _horizon(stream: Stream) -> int:
 
 def _planned_actions(settings: EvaluationConfig, tasks: int, joint: bool, horizon: int) -> int:
     """Environment steps of all cells and curve points, if no episode ends early."""
-    kind: Literal["joint", "sequential"] = "joint" if joint else "sequential"
     cells = [cell for learned in range(tasks + 1)
-             for cell in cells_after(learned, tasks, kind=kind, final=settings.episodes, shared=settings.shared)]
-    points = 0 if joint else 5 * tasks
-    return horizon * (sum(cell.episodes for cell in cells) + points * settings.curve)
+             for cell in cells_after(learned, tasks, joint=joint, final=settings.episodes, shared=settings.shared)]
+    points = 0 if joint else len(CURVE_POINTS) * tasks
+    return horizon * (sum(episodes for _, episodes in cells) + points * settings.curve)
 
 
 def _data_bytes(stream: Stream) -> int:

@@ -46,9 +46,10 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, "eval", EXAMPLE)
     import torch
 
-    from perdure.api import load_agent
+    from perdure.api import check_machine, load_agent
 
-    torch.set_num_threads(max(1, options.threads))
+    check_machine(options.workers, options.threads, "cpu")
+    torch.set_num_threads(options.threads)
     agent = load_agent(Path(options.run))
     found = _scores(agent, options)
     if options.json:

@@ -168,8 +168,7 @@ def _execute(options: Options, configs: list[RunConfig], folders: list[Path], co
 
 def _first_line(config: RunConfig, folder: Path) -> str:
     sizes = config.policy_config
-    network = f"{sizes['layers']} x {sizes['width']}" if "layers" in sizes else f"width {sizes['width']}"
-    network += f", context {sizes['context']}" if "context" in sizes else ""
+    network = ", ".join(f"{name} {sizes[name]}" for name in ("layers", "width", "context") if name in sizes)
     training = f"{config.method_config['steps']} steps per task, batch {config.method_config['batch']}"
     return (f"{config.method} on {_stream(config)} | {config.policy} {network} | {config.profile} profile: {training} |"
             f" seed {config.seed} | {folder}")

@@ -139,7 +139,7 @@ class Dreaming(Method):
             known = self.policy.tasks()
             for earlier in known:
                 self.dreams.open(earlier, self.rows(earlier, per_task(self.config.dreams, len(known))), task.spec)
-            self.dreams.to(view.sampler.device)
+            self.dreams.to(view.device)
 
         def dream(step: Step) -> Mapping[str, Tensor]:
             self.dream(step)

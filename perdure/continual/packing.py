@@ -6,7 +6,7 @@ What no task uses is made again from the seed, so between tasks it must stand at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,11 @@ def save_packed(method: Any, pool: Any, layout: Callable[[], Sequence[Packed]]) 
     """Make the state dict of a method, whose submodule `pool` has `masks` and `books`, packed where `layout` names tensors."""
 
     def pack_all(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-        for entry in layout():
+        entries = layout()
+        masks = masks_of(pool.masks, entries)
+        for entry in entries:
             full = state.pop(prefix + entry.key)
-            for task, new in additions(pool.masks, entry):
+            for task, new in additions(masks, entry):
                 values = full[new]
                 coded = task in pool.books.books and len(values)
                 state[f"{prefix}packed-{task}:{entry.key}"] = pool.books.encode(task, entry.name, values) if coded else values
@@ -53,9 +55,11 @@ def save_packed(method: Any, pool: Any, layout: Callable[[], Sequence[Packed]]) 
             start = f"{prefix}pool.{part}."
             tensors = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
             pool.get_submodule(part).load_state_dict(tensors)
-        for entry in layout():
+        entries = layout()
+        masks = masks_of(pool.masks, entries)
+        for entry in entries:
             full = unused_values(method.seed, entry.key, pool.masks.shapes[entry.name])
-            for task, new in additions(pool.masks, entry):
+            for task, new in additions(masks, entry):
                 value = state.pop(f"{prefix}packed-{task}:{entry.key}").cpu()
                 coded = value.dtype == torch.uint8
                 full[new] = pool.books.decode(task, entry.name, value, int(new.sum())) if coded else value
@@ -65,11 +69,16 @@ def save_packed(method: Any, pool: Any, layout: Callable[[], Sequence[Packed]]) 
     method.register_load_state_dict_pre_hook(unpack_all)
 
 
-def additions(masks: ScoreMasks, entry: Packed) -> list[tuple[int, Tensor]]:
+def masks_of(masks: ScoreMasks, entries: Sequence[Packed]) -> dict[int, dict[str, Tensor]]:
+    """Task -> parameter -> bool mask, each unpacked once."""
+    return {task: masks.mask(task) for task in sorted({task for entry in entries for task in entry.tasks})}
+
+
+def additions(masks: Mapping[int, Mapping[str, Tensor]], entry: Packed) -> list[tuple[int, Tensor]]:
     """For every task, a bool mask of the weights that it was the first to choose."""
     taken, found = None, []
     for task in entry.tasks:
-        mask = masks.mask(task).get(entry.name)
+        mask = masks[task].get(entry.name)
         if mask is None:
             continue
         found.append((task, mask if taken is None else mask & ~taken))

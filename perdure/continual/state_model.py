@@ -67,7 +67,7 @@ class StateModel(nn.Module):
 
     def _whose(self, task: int) -> int:
         """The task whose scale a task is on."""
-        return self.tasks()[0] if self.scale == "first" else task
+        return int(next(iter(self.told)).removeprefix("task-")) if self.scale == "first" else task
 
     def _scale_of(self, task: int) -> tuple[Tensor, Tensor]:
         own = self._whose(task)

@@ -6,7 +6,7 @@ worker is a small frozen dataclass of plain values, never an environment. Import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import gymnasium
@@ -30,8 +30,4 @@ class EnvFactory(Protocol):
         Raises:
             UsageError: the package it needs is not installed, or there is no such environment.
         """
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """The factory as JSON, with the key `kind` naming its class."""
         ...

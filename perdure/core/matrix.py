@@ -10,7 +10,7 @@ identical bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from perdure.core.errors import UsageError, nearest
 from perdure.core.fidelity import Fidelity
 from perdure.core.files import read_json
+from perdure.core.json_fields import entries_of, get_field, is_kind
 
 FORMAT = 1
 """Version of `scores.json` that this library writes; newer ones are refused."""
@@ -34,8 +35,8 @@ got a module of their own, of methods that choose."""
 LISTS = ("cells", "curve", "action_error", "leans", "fidelity")
 """Fields of `scores.json` that are lists of places with what was measured there."""
 
-MOST_TASKS = 1000
-"""Most tasks of a stream; more is a damaged or hostile file."""
+MOST_TASKS = 300
+"""Most tasks of a run: with more, a checkpoint's scores are larger than the largest JSON that is read."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class ScoreMatrix:
         self.tasks = tuple(self.tasks)
         if not self.tasks:
             raise UsageError("tasks is empty; a score matrix needs at least one task")
+        if len(self.tasks) > MOST_TASKS:
+            raise UsageError(f"the stream {self.stream} has {len(self.tasks)} tasks; a run has {MOST_TASKS} at most")
 
     @property
     def n(self) -> int:
@@ -184,10 +187,10 @@ class ScoreMatrix:
             return "not evaluated"
         return "" if stored.episodes else stored.reason or "no reason given"
 
-    def mean(self, learned: int, task: int, first: int | None = None) -> float | None:
-        """Mean score of the cell's episodes, or of its `first` ones (the goals it shares with others)."""
+    def mean(self, learned: int, task: int) -> float | None:
+        """Mean score of the cell's episodes; None where it has none."""
         scores = self.cell(learned, task)
-        return None if scores is None else float(scores[:first].mean())
+        return None if scores is None else float(scores.mean())
 
     def curve_mean(self, task: int, fraction: float) -> float | None:
         """Mean score of one point of the learning curve; None if absent."""
@@ -196,21 +199,25 @@ class ScoreMatrix:
 
     def as_array(self) -> np.ndarray:
         """(N+1, N) float64 of mean scores; NaN where a cell is absent or null."""
-        values = np.full((self.n + 1, self.n), np.nan)
-        for learned, task in self.cells:
-            mean = self.mean(learned, task)
-            values[learned, task] = np.nan if mean is None else mean
-        return values
+        return self._array(self.mean)
 
     def raw_returns(self, clipped: bool = False) -> np.ndarray:
         """(N+1, N) float64 of mean raw returns in environment units, or of clipped ones; NaN where an episode of the cell has
         none."""
+        return self._array(lambda learned, task: self.mean_return(learned, task, clipped))
+
+    def _array(self, mean: Callable[[int, int], float | None]) -> np.ndarray:
         values = np.full((self.n + 1, self.n), np.nan)
-        for place, cell in self.cells.items():
-            found = [episode.clipped_return if clipped else episode.raw_return for episode in cell.episodes]
-            if found and None not in found:
-                values[place] = np.mean(np.asarray(found, np.float64))
+        for place in self.cells:
+            if (value := mean(*place)) is not None:
+                values[place] = value
         return values
+
+    def mean_return(self, learned: int, task: int, clipped: bool = False) -> float | None:
+        """Of a cell, in environment units; None where it has no episodes, or one without a return."""
+        episodes = self.cells[learned, task].episodes if (learned, task) in self.cells else ()
+        found = [episode.clipped_return if clipped else episode.raw_return for episode in episodes]
+        return float(np.mean(np.asarray(found, np.float64))) if found and None not in found else None
 
     # -- scores.json ------------------------------------------------------------------------------
 
@@ -243,34 +250,33 @@ class ScoreMatrix:
         """
         _check_head(value)
         matrix = cls(**{k: v for k, v in value.items() if k not in (*LISTS, "format")})
-        for entry in _entries(value, "cells"):
-            learned, task = _get(entry, "learned", int, "cells"), _get(entry, "task", int, "cells")
+        for entry in entries_of(value, "cells"):
+            learned, task = get_field(entry, "learned", int, "cells"), get_field(entry, "task", int, "cells")
             if matrix.known(learned, task):
                 raise UsageError(f"cells names (learned {learned}, task {task}) twice; a cell appears once")
             if "null" in entry:
-                matrix.null_cell(learned, task, _get(entry, "null", str, "cells"))
+                matrix.null_cell(learned, task, get_field(entry, "null", str, "cells"))
             else:
-                goals = _get(entry, "goals", str, "cells") if "goals" in entry else "final"
+                goals = get_field(entry, "goals", str, "cells") if "goals" in entry else "final"
                 matrix.set_cell(learned, task, _read_episodes(entry, "cells"), goals)
                 if "distinct" in entry:
-                    distinct = _get(entry, "distinct", int, "cells")
+                    distinct = get_field(entry, "distinct", int, "cells")
                     matrix.cells[learned, task] = replace(matrix.cells[learned, task], distinct=distinct)
-        for entry in _entries(value, "curve"):
-            point = _get(entry, "task", int, "curve"), float(_get(entry, "fraction", float, "curve"))
+        for entry in entries_of(value, "curve"):
+            point = get_field(entry, "task", int, "curve"), float(get_field(entry, "fraction", float, "curve"))
             if point in matrix.curve:
                 raise UsageError(f"curve names (task, fraction) = {point} twice; a point appears once")
             matrix.set_curve(*point, _read_episodes(entry, "curve"))
-        for entry in _entries(value, "action_error"):
-            place = _get(entry, "learned", int, "action_error"), _get(entry, "task", int, "action_error")
-            error = _get(entry, "value", float, "action_error")
-            matrix.set_action_error(*place, error, _get(entry, "n", int, "action_error"))
-        matrix.set_leans({
-            (_get(entry, "task", int, "leans"), _get(entry, "source", int, "leans")): float(_get(entry, "weight", float, "leans"))
-            for entry in _entries(value, "leans")
-        })  # fmt: skip
-        for entry in _entries(value, "fidelity"):
-            place = _get(entry, "learned", int, "fidelity"), _get(entry, "task", int, "fidelity")
-            matrix.set_fidelity(*place, Fidelity.from_json(_get(entry, "dreams", dict, "fidelity")))
+        for entry in entries_of(value, "action_error"):
+            place = get_field(entry, "learned", int, "action_error"), get_field(entry, "task", int, "action_error")
+            error = get_field(entry, "value", float, "action_error")
+            matrix.set_action_error(*place, error, get_field(entry, "n", int, "action_error"))
+        kinds = {"task": int, "source": int, "weight": float}
+        leans = [[get_field(entry, name, kind, "leans") for name, kind in kinds.items()] for entry in entries_of(value, "leans")]
+        matrix.set_leans({(task, source): float(weight) for task, source, weight in leans})
+        for entry in entries_of(value, "fidelity"):
+            place = get_field(entry, "learned", int, "fidelity"), get_field(entry, "task", int, "fidelity")
+            matrix.set_fidelity(*place, Fidelity.from_json(get_field(entry, "dreams", dict, "fidelity")))
         return matrix
 
     @classmethod
@@ -302,56 +308,16 @@ def _cell_to_json(learned: int, task: int, cell: Cell) -> dict[str, Any]:
     return {"learned": learned, "task": task, "goals": cell.goals, **distinct, "episodes": episodes}
 
 
-WORDS = {
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
-
-
-def _get(entry: dict[str, Any], name: str, kind: type, where: str = "scores") -> Any:
-    """Field `name` of `entry`, which must be exactly of `kind` (a whole number also counts as a number)."""
-    if name not in entry:
-        raise UsageError(f"{where} lacks the field '{name}'; it must be {WORDS[kind]}")
-    value = entry[name]
-    if not _is(value, kind):
-        raise UsageError(f"{where}.{name} is {ascii(value)[:60]}; it must be {WORDS[kind]}")
-    return value
-
-
-def _is(value: Any, kind: type) -> bool:
-    """Whether `value` is of `kind`, of a size that arithmetic bears, and text that can be written again."""
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        return False
-    if kind is float:
-        return bool(-1e300 < value < 1e300)
-    if kind is int:
-        return bool(-(2**63) <= value < 2**63)
-    # Half of a surrogate pair is valid JSON but cannot be encoded as UTF-8.
-    return kind is not str or not any("\ud800" <= letter <= "\udfff" for letter in str(value))
-
-
-def _entries(value: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    entries = _get(value, name, list) if name in value else []
-    for entry in entries:
-        if not isinstance(entry, dict):
-            raise UsageError(f"{name} holds {ascii(entry)[:60]}; every entry must be an object")
-    return entries
-
-
 def _read_episodes(entry: dict[str, Any], where: str) -> list[Episode]:
     episodes = []
-    for e in _entries(entry, "episodes"):
-        success = None if e.get("success") is None else _get(e, "success", bool, where)
-        raw, clipped = (None if e.get(name) is None else float(_get(e, name, float, where))
+    for e in entries_of(entry, "episodes"):
+        success = None if e.get("success") is None else get_field(e, "success", bool, where)
+        raw, clipped = (None if e.get(name) is None else float(get_field(e, name, float, where))
                         for name in ("raw_return", "clipped_return"))
-        length = _get(e, "length", int, where)
+        length = get_field(e, "length", int, where)
         if length < 0:
             raise UsageError(f"{where}.length is {length}; an episode has 0 or more environment steps")
-        episodes.append(Episode(float(_get(e, "score", float, where)), success, length, raw, clipped))
+        episodes.append(Episode(float(get_field(e, "score", float, where)), success, length, raw, clipped))
     return episodes
 
 
@@ -359,7 +325,7 @@ def _check_head(value: Any) -> None:
     """Everything but the episodes: format, names, protocol, scale, footprint, data."""
     if not isinstance(value, dict):
         raise UsageError("scores is no JSON object; give the content of a scores.json")
-    form = _get(value, "format", int)
+    form = get_field(value, "format", int)
     if form != FORMAT:
         raise UsageError(f"scores.format is {form}; this version of perdure reads {FORMAT}")
     names = {f.name for f in fields(ScoreMatrix)} | {"format"}
@@ -367,33 +333,33 @@ def _check_head(value: Any) -> None:
         if name not in names:
             raise UsageError(f"scores has the unknown field {ascii(name)[:60]}{nearest(name, names)}")
     for name in ("stream", "method", "policy", "profile", "config_hash"):
-        _get(value, name, str)
+        get_field(value, name, str)
     for name in ("stream_version", "seed"):
-        _get(value, name, int)
+        get_field(value, name, int)
     for name in ("complete", "bit_exact"):
-        _get(value, name, bool)
-    tasks = _get(value, "tasks", list)
-    if not 1 <= len(tasks) <= MOST_TASKS or not all(_is(task, str) for task in tasks):
+        get_field(value, name, bool)
+    tasks = get_field(value, "tasks", list)
+    if not 1 <= len(tasks) <= MOST_TASKS or not all(is_kind(task, str) for task in tasks):
         raise UsageError(f"scores.tasks must be a list of 1 to {MOST_TASKS} task names")
-    protocol, scale = _get(value, "protocol", dict), _get(value, "score", dict)
+    protocol, scale = get_field(value, "protocol", dict), get_field(value, "score", dict)
     for name, kind in PROTOCOL.items():
-        _get(protocol, name, kind, "protocol")
+        get_field(protocol, name, kind, "protocol")
     for name in ("kind", "source"):
-        _get(scale, name, str, "score")
-    if not _get(scale, "low", float, "score") < _get(scale, "high", float, "score"):
+        get_field(scale, name, str, "score")
+    if not get_field(scale, "low", float, "score") < get_field(scale, "high", float, "score"):
         raise UsageError("score.low is not below score.high; the scale needs low < high")
-    _check_footprint(_get(value, "footprint", dict) if "footprint" in value else {})
-    for entry in _entries(value, "data"):
+    _check_footprint(get_field(value, "footprint", dict) if "footprint" in value else {})
+    for entry in entries_of(value, "data"):
         means = {name: float for name in ("mean_return", "mean_score") if name in entry}
         for name, kind in ({"task": str, "digest": str, "quality": str} | means).items():
-            _get(entry, name, kind, "data")
+            get_field(entry, name, kind, "data")
 
 
 def _check_footprint(footprint: dict[str, Any]) -> None:
     for name in COUNTS:
-        if name in footprint and _get(footprint, name, int, "footprint") < 0:
+        if name in footprint and get_field(footprint, name, int, "footprint") < 0:
             raise UsageError(f"footprint.{name} is {footprint[name]}; it must be 0 or more")
     for name in ("parameters_per_task", "modules"):
         numbers = footprint.get(name, [])
-        if type(numbers) is not list or not all(_is(n, int) and n >= 0 for n in numbers):
+        if type(numbers) is not list or not all(is_kind(n, int) and n >= 0 for n in numbers):
             raise UsageError(f"footprint.{name} must list whole numbers, 0 or more")

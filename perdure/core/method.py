@@ -350,4 +350,4 @@ def add_task(policy: Policy, seed: int, task: int, spec: Spec, view: Any) -> Non
     """Open `task` in `policy`: keyed initial values, statistics of the task's training split."""
     with keyed(seed, "open", task):
         policy.add_task(task, spec, view.stats())
-    policy.to(view.sampler.device)  # what was made is on the CPU, and a phase may begin with a forward pass
+    policy.to(view.device)  # what was made is on the CPU, and a phase may begin with a forward pass

@@ -40,7 +40,7 @@ def _seed_torch(number: int) -> None:
 
 @contextmanager
 def keyed(seed: int, purpose: str, *place: int | str) -> Iterator[None]:
-    """Inside, the global torch generator is keyed (for building modules); afterwards it is as before."""
+    """Inside, torch's global generator of the CPU is keyed (modules are built there); afterwards it is as before."""
     with torch.random.fork_rng(devices=[]):
-        _seed_torch(key(seed, purpose, *place))
+        torch.default_generator.manual_seed(key(seed, purpose, *place))
         yield

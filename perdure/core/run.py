@@ -105,7 +105,6 @@ class Run:
         self.cursor = Cursor()
         self.signal: int | None = None
         self.may_abort = False
-        self.save_cost = 0.0
         self.next_save = time.monotonic() + FIRST_SAVE
         offset = self._resume()
         self.log = MetricsLog(self.folder / "metrics.jsonl", offset)
@@ -229,7 +228,7 @@ class Run:
                     episodes = self.evaluator.curve(self.method, task, step)
                 if episodes:
                     self.matrix.set_curve(task, fraction, episodes)
-                    self._save()
+                    self._attend()
 
     def _evaluate(self, learned: int) -> None:
         for task, episodes in self.evaluator.cells(learned):
@@ -252,12 +251,11 @@ class Run:
             if dreams is not None:
                 self.matrix.set_fidelity(learned, task, dreams)
             self.progress.evaluated(learned, task, scores)
-            self._save()
+            self._attend()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         self.method.check_health(f"task {self.stream.tasks[self.cursor.task].name}, before an evaluation")
-        self.method.check_health("an evaluation")
         started = time.monotonic()
         self.may_abort = True
         try:
@@ -271,7 +269,7 @@ class Run:
     # -- saving and resuming ------------------------------------------------------------------------------
 
     def _attend(self) -> None:
-        """After every step: stop if a signal came, save if one is due."""
+        """After every step and every evaluation: stop if a signal came, save if one is due."""
         if self.signal is not None:
             self._interrupt()
         if time.monotonic() >= self.next_save:
@@ -284,8 +282,7 @@ class Run:
         meta |= {"cursor": asdict(self.cursor), "scores": self.matrix.to_json(), "log_offset": self.log.offset,
                  "clock": self.clock, "by_phase": self.by_phase, "fingerprint": self.fingerprint}
         self.generations.write(meta, tensors)
-        self.save_cost = time.monotonic() - started
-        self.next_save = time.monotonic() + SAVE_COST_SHARE * self.save_cost
+        self.next_save = time.monotonic() + SAVE_COST_SHARE * (time.monotonic() - started)
 
     def _resume(self) -> int:
         """Restore the newest good generation; returns the log's offset.

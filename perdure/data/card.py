@@ -38,8 +38,6 @@ FIELDS = {
 }
 """Every field of a card, and its JSON type."""
 
-PER_EPISODE = ("episode_lengths", "returns", "success", "goals", "seeds")
-
 
 def card_digest(card: dict[str, Any]) -> str:
     """sha256 over the card without its own digest, as compact JSON with sorted keys and ASCII escapes."""

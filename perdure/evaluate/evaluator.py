@@ -81,14 +81,7 @@ class StreamEvaluator:
 
     def cells(self, learned: int) -> list[tuple[int, int]]:
         """(task, episodes) of the matrix row `learned`."""
-        planned = cells_after(
-            learned,
-            len(self.stream),
-            kind="joint" if self.joint else "sequential",
-            final=self.config.episodes,
-            shared=self.config.shared,
-        )
-        return [(cell.task, cell.episodes) for cell in planned]
+        return cells_after(learned, len(self.stream), joint=self.joint, final=self.config.episodes, shared=self.config.shared)
 
     def curve_points(self, steps: int) -> list[tuple[int, float]]:
         """(step, fraction) of the learning curve within a task."""

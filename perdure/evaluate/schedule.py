@@ -7,32 +7,12 @@ share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 from perdure.core.errors import UsageError
+from perdure.core.metrics import CURVE_POINTS
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    """Evaluate `task` after `learned` tasks on the first `episodes` entries of the goal list `goals`."""
-
-    learned: int
-    task: int
-    episodes: int
-    goals: str = "final"
-
-
-def cells_after(
-    learned: int,
-    n_tasks: int,
-    *,
-    kind: Literal["sequential", "joint"] = "sequential",
-    final: int = 50,
-    shared: int = 10,
-) -> list[PlannedCell]:
-    """The cells to evaluate once `learned` tasks (0 to n_tasks) are learned, in the order of the tasks.
+def cells_after(learned: int, n_tasks: int, *, joint: bool = False, final: int = 50, shared: int = 10) -> list[tuple[int, int]]:
+    """(task, episodes) of the cells to evaluate once `learned` tasks (0 to n_tasks) are learned, in the order of the tasks.
 
     Sequential methods: in row 0 all tasks; then the tasks learned so far and the one that comes next
     (zero-shot); in the end all. `final` episodes for the task just learned and for the whole last row,
@@ -43,21 +23,17 @@ def cells_after(
     if not 1 <= shared <= final:
         raise UsageError(f"shared is {shared} and final is {final}; give 1 <= shared <= final")
     if learned == n_tasks:
-        return [PlannedCell(learned, task, final) for task in range(n_tasks)]
-    if kind == "joint":
+        return [(task, final) for task in range(n_tasks)]
+    if joint:
         return []
     tasks = range(n_tasks) if learned == 0 else range(learned + 1)
-    return [PlannedCell(learned, task, final if task == learned - 1 else shared) for task in tasks]
+    return [(task, final if task == learned - 1 else shared) for task in tasks]
 
 
-def curve_points(
-    total_steps: int, points: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-) -> list[tuple[int, float]]:
+def curve_points(total_steps: int) -> list[tuple[int, float]]:
     """(step, fraction) of the learning curve within a task of `total_steps` updates, in order.
 
     A point is evaluated when `step` updates are done; fewer updates than points give the same step more than
     once.
     """
-    if any(not 0 <= p <= 1 for p in points) or list(points) != sorted(set(points)):
-        raise UsageError(f"points is {list(points)}; give rising fractions between 0 and 1")
-    return [(round(fraction * total_steps), float(fraction)) for fraction in points]
+    return [(round(fraction * total_steps), fraction) for fraction in CURVE_POINTS]

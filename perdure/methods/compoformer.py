@@ -201,7 +201,7 @@ class CompoFormer(Method):
         t = task.index
         super().open_task(task, access)
         self.composition.open(t, self._meaning(access))
-        self.composition.to(access.current.sampler.device)
+        self.composition.to(access.current.device)
         sources = self.composition.sources[t]
         if sources:
             self._open_attention(t)

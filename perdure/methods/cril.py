@@ -44,7 +44,7 @@ class CRIL(Dreaming):
     def opened(self, task: int, view: Any) -> None:
         self._open(task, view.task.spec.obs.size, view.task.spec.action.size, int(view.sampler.timestep.max()) + 1)
         named = {name: p for name, p in self.named_parameters() if name.startswith(("predictor.", "told_predictor."))}
-        self.to(view.sampler.device)
+        self.to(view.device)
         self.optimizer("predictor", named)
 
     def _open(self, task: int, obs: int, action: int, length: int) -> None:

@@ -122,7 +122,7 @@ def stream_curves(collection: Collection) -> Picture:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for extra in range(n, rows * columns):
         panels.T.flat[extra].set_visible(False)
-    look = styles(collection)
+    look, bounds = styles(collection), limits(collection, 0.07)
     for task, axes in zip(range(n), panels.T.flat, strict=False):
         axes.axvspan(task, task + 1, color="#f1f4f7", zorder=0, lw=0)
         axes.grid(axis="x", visible=False)
@@ -130,7 +130,7 @@ def stream_curves(collection: Collection) -> Picture:
             axes.axvline(boundary, color="#c7ced5", lw=0.8, ls=(0, (2, 2)), zorder=1)
         for group in collection.groups:
             _task_line(axes, group, task, *look[group.name])
-        axes.set(xlim=(-0.04, n + 0.04), ylim=limits(collection, 0.07))
+        axes.set(xlim=(-0.04, n + 0.04), ylim=bounds)
         axes.set_title(tasks[task], fontsize=9, pad=3)
         axes.set_xticks(
             np.arange(n) + 0.5, [_clip(t, 34 // n + 8) for t in tasks], fontsize=8 if n <= 6 else 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from perdure.report.collect import RunResult
@@ -23,14 +22,14 @@ def seconds(key: str) -> Callable[[RunResult], float | None]:
 
 def raw_return(run: RunResult) -> float | None:
     """Mean over tasks of the mean raw return after the last task; None if an episode has none."""
-    mean = float(run.matrix.raw_returns()[-1].mean())
-    return None if math.isnan(mean) else mean
+    means = [run.matrix.mean_return(run.matrix.n, task) for task in range(run.matrix.n)]
+    known = [mean for mean in means if mean is not None]
+    return sum(known) / len(known) if len(known) == len(means) else None
 
 
 def task_return(task: int, clipped: bool) -> Callable[[RunResult], float | None]:
     def read(run: RunResult) -> float | None:
-        mean = float(run.matrix.raw_returns(clipped)[-1, task])
-        return None if math.isnan(mean) else mean
+        return run.matrix.mean_return(run.matrix.n, task, clipped)
 
     return read
 

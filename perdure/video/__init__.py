@@ -22,6 +22,7 @@ from typing import Any
 
 from perdure.core.errors import UsageError, nearest
 from perdure.core.files import read_json, sha256, sync_folder, write_json
+from perdure.core.lock import claimed
 from perdure.core.matrix import ScoreMatrix
 from perdure.evaluate.slots import receive, send
 from perdure.video.backends import advice, candidates, environment, missing
@@ -85,8 +86,6 @@ def write_clips(
         return clips
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} is not writable, so its clips cannot be kept; copy the run to a folder of yours")
-    from perdure.core.lock import claimed  # here, because it imports torch
-
     with claimed(folder):
         try:
             return _made(folder, wanted, say)

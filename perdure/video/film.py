@@ -102,9 +102,6 @@ class FilmedFactory:
     def __call__(self) -> gymnasium.Env:
         return self.camera
 
-    def to_json(self) -> dict[str, Any]:
-        return self.inner.to_json()
-
 
 def webp(frames: list[np.ndarray], horizon: int, stride: int) -> bytes:
     """An animated WebP that repeats for ever, of at most 1 MB: quality gives way before that."""

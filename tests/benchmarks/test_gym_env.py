@@ -75,13 +75,3 @@ def test_what_does_not_fit_is_refused():
     odd.action_space = gymnasium.spaces.MultiBinary(3)
     with pytest.raises(UsageError, match="has the actions MultiBinary"):
         spec_of(odd, "odd")
-
-
-def test_factories_are_plain_values():
-    factory = GymFactory("CartPole-v1", {"sutton_barto_reward": True}, 50)
-    assert factory.to_json() == {
-        "kind": "gym",
-        "id": "CartPole-v1",
-        "kwargs": {"sutton_barto_reward": True},
-        "horizon": 50,
-    }

@@ -23,7 +23,7 @@ def test_run_report_and_eval_end_to_end(place, perdure):
     code, out, _ = perdure("run", "packnet", "toy", "--seed", "0", "1", "--out", "mine", *SHORT)
     assert code == 0
     first = out.splitlines()[0]
-    for part in ("packnet on toy", "bc 2 x 64", "cpu profile: 8 steps per task, batch 8", "seed 0", "mine/seed0"):
+    for part in ("packnet on toy", "bc layers 2, width 64", "cpu profile: 8 steps per task, batch 8", "seed 0", "mine/seed0"):
         assert part in first
     assert "seed 0: average performance" in out
     assert "forgetting 0.000" in out

@@ -32,7 +32,6 @@ def test_a_cell_returns_scores_in_goal_order():
     matrix = filled()
     assert matrix.cell(1, 0).tolist() == [1.0, 0.0]
     assert matrix.mean(1, 0) == 0.5
-    assert matrix.mean(1, 0, first=1) == 1.0
 
 
 def test_null_and_absent_cells_are_nan_and_never_zero():
@@ -108,7 +107,7 @@ def test_scores_are_finite(score):
 
 WRONG = {
     "newer format": (("format",), 2, "reads 1"),
-    "no tasks": (("tasks",), [], "1 to 1000 task names"),
+    "no tasks": (("tasks",), [], "1 to 300 task names"),
     "half a surrogate pair": (("method",), "\ud800", "scores.method"),
     "absurd number": (("cells", 1, "episodes", 0, "score"), 10**400, "cells.score"),
     "absurd count": (("footprint",), {"parameters": 10**400}, "footprint.parameters"),
