@@ -234,15 +234,10 @@ def _summary(options: Options, entries: list[Entry]) -> int:
     return 1 if failed else 0
 
 
-def _labels(done: list[Entry]) -> dict[str, str]:
-    """Folder -> its place on the grid, so that two settings of a method are two rows."""
-    return {str(entry.run.folder): entry.run.setting for entry in done if entry.run.setting}
-
-
 def _reports(options: Options, done: list[Entry]) -> list[Path]:
     from perdure.report.write import write_report
 
-    return [write_report([entry.run.folder for entry in mine], Path(options.report) / name, labels=_labels(mine), title=name).page
+    return [write_report([entry.run.folder for entry in mine], Path(options.report) / name, title=name).page
             for name, mine in _by_stream(done).items()]
 
 
@@ -259,9 +254,6 @@ def _next(done: list[Entry], root: Path) -> list[str]:
     for name, mine in _by_stream(done).items():
         home, folders = root / name, {entry.run.folder for entry in mine}
         lines.append(f"files: {home}")
-        if _labels(mine):
-            lines.append("next:  the same command with --report DIR writes a page with a row for each setting")
-            continue
         others = {path.parent for path in home.glob("*/*/scores.json")} - folders
         words = [str(home)] if not others else [*sorted(map(str, folders)), "--out", str(home)]
         lines.append(f"next:  perdure report {shlex.join(words)}")

@@ -1,6 +1,6 @@
 """Read run folders and put the runs into rows that may be averaged; runs that must not be are refused.
 
-A row is a method (with a label where one method appears in several settings), its runs are its seeds.
+A row is a method in one setting (named where there are several), its runs are its seeds.
 Averaging runs of different protocols or data gives a number that means nothing, so the first difference
 ends the report, named.
 """
@@ -18,6 +18,7 @@ from perdure.core.errors import UsageError
 from perdure.core.files import read_json
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import Metric, measure
+from perdure.report.settings import told_apart
 
 DEPTH = 5
 """How deep below a given folder runs are looked for: runs/<stream>/<method>/<run> and two levels more."""
@@ -96,7 +97,7 @@ def collect(
         unfinished: also take runs that are not finished; what they lack is then "not defined". Else those
             found below a parent are left out with a notice.
         labels: folder -> label, which makes its runs rows of their own: "method (label)"; a given folder, or
-            one below it.
+            one below it. Runs of a row whose settings still differ get rows named by what differs.
 
     Raises:
         UsageError: nothing found, an unfinished run named itself, or runs that must not share a row or a report.
@@ -139,6 +140,7 @@ def collect(
         remedy = "finish one with 'perdure run' first" + (", or add --unfinished" if left_out else "")
         raise UsageError(f"{folders[0]} holds no {'finished run' if left_out else 'run with scores'}; {remedy}")
     _same_stream(runs)
+    runs = told_apart(runs)
     measured = [_measured(run, runs) for run in runs]
     names = sorted({run.row for run in measured})
     command = shlex.join(["perdure", "report", *map(str, folders), *(["--unfinished"] if unfinished else [])])

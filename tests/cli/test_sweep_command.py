@@ -47,7 +47,7 @@ def test_a_sweep_its_repetition_and_its_report(place, perdure):
 
     code, out, err = perdure(*words)
     assert (code, out.splitlines()[0]) == (0, "3 of 3 runs done")
-    assert "next:  the same command with --report DIR writes a page with a row for each setting" in out
+    assert "next:  perdure report runs/toy" in out
     assert sum(line.startswith("done: ") for line in err) == 3
     folders = [place / run["folder"] for run in shown]
     assert all(ScoreMatrix.load(folder / "scores.json").complete for folder in folders)

@@ -14,7 +14,7 @@ from perdure.report.model import Table, build
 from perdure.report.write import Report, write_report
 
 TASKS = ("push", "pull", "turn")
-KEEPS = {"finetune": 0.2, "er": 0.9, "packnet": 1.0, "independent": 1.0}
+KEEPS = {"finetune": 0.2, "er": 0.9, "packnet": 1.0, "independent": 1.0, "ewc": 0.5, "der": 0.8, "tsn_affinity": 1.0}
 
 
 def episodes(rate: float, count: int, seed: int) -> list[Episode]:

@@ -151,9 +151,34 @@ def test_an_option_that_was_added_since_with_the_old_behaviour_as_default_change
         if folder == folders[0]:
             del config["method_config"]["sampling"]
         write_json(folder / "config.json", config)
-    assert len(collect(folders[:2]).groups[0].runs) == 2
-    with pytest.raises(UsageError, match=r"config_hash is '[0-9a-f]{8}' in .*er-0 and"):
-        collect(folders)
+    assert [(group.name, len(group.runs)) for group in collect(folders[:2]).groups] == [("er", 2)]
+    assert {group.name: len(group.runs) for group in collect(folders).groups} == {"er (steps 50)": 2, "er (steps 60)": 1}
+
+
+def test_settings_of_a_method_are_rows_named_by_what_differs(make_run, tmp_path):
+    """By policy first, whose options are its own; then option by option among runs of one policy."""
+    settings = {
+        "er (bc, steps 50)": {"method_options": {"steps": 50}},
+        "er (bc, steps 60)": {"method_options": {"steps": 60}},
+        "er (dt)": {"policy": "dt"},
+        "tsn_affinity (compat)": {"method_options": {"compat": True}},
+        "ewc (evaluation.episodes 20)": {"evaluation": {"episodes": 20}},
+        "ewc (evaluation.episodes 50)": {},
+        "der": {"method_options": {"memory_share": 0.5}},
+    }
+    for i, (row, options) in enumerate(settings.items()):
+        config = resolve(row.split()[0], "toy", **options)
+        folder = make_run(config.method, 0, name=f"run-{i}", config_hash=config.hash, policy=config.policy)
+        write_json(folder / "config.json", asdict(config))
+    assert {group.name for group in collect([tmp_path]).groups} == set(settings)
+
+
+def test_a_label_of_many_options_gives_way_to_the_hash(make_run, tmp_path):
+    for i, steps in enumerate((50, 60)):
+        options = {"steps": steps, "batch": 8 + i, "learning_rate": 1e-3 * (i + 1), "clip": 1.0 + i, "memory_share": 0.1 + i / 10}
+        config = resolve("er", "toy", method_options=options)
+        write_json(make_run("er", 0, name=f"run-{i}", config_hash=config.hash) / "config.json", asdict(config))
+        assert config.hash in {word.strip("()") for group in collect([tmp_path]).groups for word in group.name.split()} or not i
 
 
 def test_folders_without_runs_are_refused(tmp_path):

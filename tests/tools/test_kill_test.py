@@ -28,7 +28,7 @@ def tool():
 def test_two_kills_of_packnet_on_toy(tool, tmp_path):
     trial = tool.Trial(["run", "packnet", "toy", *SMALL], tmp_path)
     trial.measure()
-    assert trial.required() == ["evaluation", "save", "phase dense", "phase retrain"]
+    assert sorted(trial.required()) == ["evaluation", "phase dense", "phase retrain", "save"]
     trial.spread(2, lambda kill: None)
     assert [kill.differences for kill in trial.kills] == [[], []]
     assert all(kill.landed[0] in trial.places for kill in trial.kills)
