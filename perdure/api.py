@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from perdure.core.metrics import Metric, measure
 from perdure.core.policy import Actor, Carry
 from perdure.core.rng import generator
 from perdure.core.run import newest_agent
+from perdure.core.spec import Spec
 from perdure.core.task import Stream
 from perdure.experiment import Experiment, open_agent
 from perdure.methods import METHODS
@@ -94,9 +96,11 @@ class Result:
 class Episode:
     """One running episode of an agent: what it remembers of it is kept here."""
 
-    def __init__(self, actor: Actor, seed: int):
+    def __init__(self, actor: Actor, seed: int, spec: Spec | None = None):
+        """`spec`: the spaces of the task, by which observations are checked; None: they are not."""
         self.actor = actor
         self.seed = seed
+        self.spec = spec
         self.steps = 0
         self.carry: Carry = actor.start(1)
 
@@ -106,15 +110,37 @@ class Episode:
         Args:
             obs: (*O) as the environment gives it.
             reward: of the previous step in environment units; None where no reward is observed.
+
+        Raises:
+            UsageError: an observation of another shape or kind than the task's, or a number that is not finite.
         """
+        if reward is not None and not math.isfinite(reward):
+            raise UsageError(f"reward is {reward}; give a finite number, or None where there is none")
         before = None if reward is None else torch.tensor([float(reward)])
-        seen = np.asarray(obs)
-        batch = torch.as_tensor(seen if seen.dtype == np.uint8 else seen.astype(np.float32)).unsqueeze(0)
+        batch = torch.as_tensor(self._checked(obs)).unsqueeze(0)
         with torch.inference_mode():
             action, self.carry = self.actor.act(batch, self.carry, generator(self.seed, "act", self.steps), before)
         self.steps += 1
         found = action[0].cpu().numpy()
         return int(found) if found.ndim == 0 else found
+
+    def _checked(self, obs: Any) -> np.ndarray:
+        """(*O) float32 or uint8: a sensor that is missing or gone mad must not become an action."""
+        try:
+            seen = np.asarray(obs)
+            seen = seen if seen.dtype == np.uint8 else seen.astype(np.float32)
+        except (TypeError, ValueError):
+            raise UsageError(f"observation is {ascii(obs)[:60]}; give an array of numbers") from None
+        if self.spec is not None:
+            box = self.spec.obs
+            if seen.shape != box.shape:
+                raise UsageError(f"observation has shape {list(seen.shape)}; this task observes {list(box.shape)}")
+            if box.dtype == "uint8" and seen.dtype != np.uint8:
+                raise UsageError("observation holds numbers that are no uint8; this task observes images of uint8")
+            seen = seen.astype(box.dtype)
+        if not np.isfinite(seen).all():
+            raise UsageError(f"observation holds {seen[~np.isfinite(seen)][0]}; give finite numbers")
+        return seen
 
 
 class Agent:
@@ -144,7 +170,9 @@ class Agent:
 
     def episode(self, task: str | int, seed: int = 0) -> Episode:
         """Begin one episode; ask it for an action at every step. `seed` matters to policies that act at random."""
-        return Episode(self.actor(task), seed)
+        policy, _ = self.method.model(self.index(task))
+        specs: dict[int, Spec] = getattr(policy, "specs", {})  # a policy of the user's own may not keep them
+        return Episode(self.actor(task), seed, specs.get(self.index(task)))
 
     def act(self, obs: Any, task: str | int) -> np.ndarray | int:
         """The action at the first step of an episode; policies that look back need `episode`."""

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny import EXTRA
 
 import perdure
 from perdure.api import Result
@@ -95,6 +96,31 @@ class Workbook(Finetune):
 def test_an_agent_acts_without_what_only_learning_needs(tmp_path):
     result = perdure.run("test_api:Workbook", "toy", out=tmp_path / "mine", stream_options={"tasks": 1}, **SHORT)
     assert perdure.load_agent(result.folder).act([0.1, 0.2], 0).shape == (2,)
+
+
+@pytest.mark.parametrize(("obs", "words"), [
+    ([0.1], r"observation has shape \[1\]; this task observes \[2\]"),
+    (np.zeros((3, 2)), r"observation has shape \[3, 2\]; this task"),
+    ([0.1, np.nan], "observation holds nan; give finite numbers"),
+    ([np.inf, 0.1], "observation holds inf"),
+    ("abc", "observation is 'abc'; give an array of numbers"),
+    ([1e300, 0.0], "observation holds inf"),
+])  # fmt: skip
+def test_a_wrong_observation_is_refused_and_not_acted_on(packnet, obs, words):
+    agent = perdure.load_agent(packnet.folder)
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match=words):
+        agent.act(obs, 0)
+    with pytest.raises(UsageError, match="reward is nan; give a finite number"):
+        agent.episode(0).act([0.1, 0.2], reward=float("nan"))
+
+
+@pytest.mark.parametrize("method", ["joint", "independent", "compoformer", "tsn_affinity", "cugro"])
+def test_agents_of_every_make_know_what_they_observe(method, tmp_path):
+    options = dict(SHORT, method_options={"steps": 8, "batch": 8} | EXTRA.get(method, {}))
+    agent = perdure.load_agent(perdure.run(method, "toy", out=tmp_path / "run", stream_options={"tasks": 2}, **options).folder)
+    for task in (0, 1):
+        with pytest.raises(UsageError, match="observation has shape"):
+            agent.act([0.1], task)
 
 
 def test_an_episode_remembers_what_it_saw(tmp_path):
