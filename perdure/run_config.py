@@ -152,7 +152,7 @@ def policy_of(method: str, policy: str) -> str:
     """The policy asked for, or the method's own if none is; raises UsageError for one that the method does not work with."""
     known = find(method, METHODS, "method").works_with
     if policy and known and policy not in known:
-        raise UsageError(f"policy is '{policy}', and {method} works with {', '.join(known)}; leave --policy out")
+        raise UsageError(f"policy is '{policy}', and {method} works with {', '.join(known)}; leave the policy out")
     return policy or (known or ("bc",))[0]
 
 

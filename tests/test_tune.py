@@ -88,7 +88,7 @@ def test_the_best_value_and_whether_a_better_one_may_lie_beyond():
 
 def test_a_choice_is_written_with_its_evidence_and_read_as_settings(place, capsys, monkeypatch):
     monkeypatch.setattr(tuned, "FOLDER", place / "settings")
-    command = ["tune", "ewc", "toy", "--values", "0.5,5", "--out", "settings/toy.json", "--backend", "processes", *SHORT]
+    command = ["tune", "ewc", "toy", "--values", "0.5,5", "--backend", "processes", *SHORT, "--install"]
     assert main(command) == 0
     out, err = capsys.readouterr()
     written = tuned.choices(place / "settings" / "toy.json")
@@ -107,6 +107,11 @@ def test_a_choice_is_written_with_its_evidence_and_read_as_settings(place, capsy
     assert main([*command, "--json"]) == 0  # everything is there already
     assert json.loads(capsys.readouterr().out)["value"] == written[0]["value"]
     monkeypatch.setattr(toy, "SETTINGS", toy.SETTINGS | tuned.tuned("toy"))
+    assert main(command[:-1]) == 0  # not installed, it goes beside the runs
+    assert tuned.choices(place / "tuned" / "toy-ewc.json")[0]["value"] == written[0]["value"]
+    assert "next:    perdure run ewc toy --method.strength" in capsys.readouterr().out
+    assert main([*command, "--out", "mine.json"]) == 2
+    assert "--install is given together with --out mine.json" in capsys.readouterr().err
     assert resolve("ewc", "toy").method_config["strength"] == written[0]["value"]
     assert resolve("ewc", "toy", policy="dt").method_config["strength"] == 1.0
     assert resolve("ewc", "toy", method_options={"strength": 7}).method_config["strength"] == 7.0

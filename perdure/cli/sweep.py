@@ -46,7 +46,7 @@ class Options:
     """Names of `perdure streams`, or paths of .toml files."""
     seeds: Annotated[tuple[str, ...], arg(metavar="0-4", help_behavior_hint="(default: 0)")] = ("0",)
     """Such as 0-4 or 0,2,5-7."""
-    policies: Annotated[tuple[str, ...], arg(metavar="bc,dt", help_behavior_hint="(default: bc)")] = ("bc",)
+    policies: Annotated[tuple[str, ...], arg(metavar="P,P,...", help_behavior_hint="(default: the one of each method)")] = ()
     """What learns and acts."""
     grid: Annotated[tuple[str, ...], arg(metavar="KEY=V,V,...", help_behavior_hint="")] = ()
     """method.FIELD, policy.FIELD, stream.FIELD or evaluation.FIELD with the values to try. Several after one --grid: every
@@ -105,8 +105,8 @@ def _planned(options: Options, dotted: dict[str, dict[str, Any]]) -> list[Planne
             raise UsageError(f"perdure sweep needs --{name}; example: {EXAMPLES[0]}")
     space = Space(
         methods=split("methods", options.methods), streams=split("streams", options.streams),
-        policies=split("policies", options.policies), seeds=seeds(options.seeds), grid=[axis(text) for text in options.grid],
-        fixed=dotted, profile=options.profile, precision=options.precision,
+        policies=split("policies", options.policies) if options.policies else (), seeds=seeds(options.seeds),
+        grid=[axis(text) for text in options.grid], fixed=dotted, profile=options.profile, precision=options.precision,
     )  # fmt: skip
     return plan(space, Path(options.out))
 

@@ -28,15 +28,15 @@ EXAMPLES = ("perdure tune ewc cw10-v3", "perdure tune ewc toy --values 0.1,1,10 
 @dataclass(frozen=True)
 class Options:
     """Choose a coefficient of a method for a benchmark: every value learns the benchmark's tuning stream, whose tasks are not
-    in the benchmark, and the highest average performance wins. The choice is written into the benchmark's settings with every
-    candidate, and holds for later runs of this method, policy and profile. What is finished is not done again."""
+    in the benchmark, and the highest average performance wins. The choice is written into a file with every candidate. What is
+    finished is not done again."""
 
     method: Annotated[str, arg(metavar="METHOD", help_behavior_hint="")]
     """A name of `perdure methods`."""
     stream: Annotated[str, arg(metavar="STREAM", help_behavior_hint="")]
     """The benchmark to tune for, such as cw10-v3."""
-    policy: Annotated[str, arg(metavar="bc|dt")] = "bc"
-    """What learns and acts."""
+    policy: Annotated[str, arg(metavar="NAME")] = "bc"
+    """What learns and acts: one of the policies in `perdure methods`."""
     profile: Literal["cpu", "paper"] = "cpu"
     """Sizes of networks and training: for a CPU, or as published."""
     field: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the method's own, such as strength)")] = ""
@@ -45,8 +45,11 @@ class Options:
     """What to try."""
     seed: int = 0
     """Of all candidates."""
-    out: Annotated[str, arg(metavar="FILE", help_behavior_hint="")] = ""
-    """Write the choice into this file instead of the benchmark's settings."""
+    out: Annotated[str, arg(metavar="FILE", help_behavior_hint="(default: tuned/<stream>-<method>.json)")] = ""
+    """Where the choice is written."""
+    install: bool = False
+    """Write it into the package instead, as the value that later runs of this method, policy and profile have by default on all
+    streams of the benchmark."""
     runs: Annotated[str, arg(metavar="DIR", help_behavior_hint="(default: runs)")] = "runs"
     """Root of the run folders."""
     parallel: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -69,7 +72,9 @@ def main(argv: list[str]) -> int:
     question = Question(options.method, options.stream, options.policy, options.profile, options.seed, options.field,
                         [value for part in options.values for value in part.split(",")], dotted)
     question.settled()
-    target = Path(options.out) if options.out else question.file()
+    if options.install and options.out:
+        raise UsageError(f"--install is given together with --out {options.out}; the choice goes into one place: leave one out")
+    target = question.file() if options.install else Path(options.out or f"tuned/{options.stream}-{options.method}.json")
     _writable(target)
     choices(target)
     choice = _answered(question, options)

@@ -14,7 +14,7 @@ from perdure.core.matrix import ScoreMatrix
 from perdure.evaluate.evaluator import EvaluationConfig
 from perdure.methods import METHODS
 from perdure.policies import POLICIES
-from perdure.run_config import RunConfig, find, holds, resolve
+from perdure.run_config import RunConfig, find, holds, policy_of, resolve
 from perdure.streams import benchmark
 
 GROUPS = ("method", "policy", "stream", "evaluation")
@@ -45,12 +45,21 @@ class Space:
     methods: Sequence[str]
     streams: Sequence[str]
     seeds: Sequence[int] = (0,)
-    policies: Sequence[str] = ("bc",)
+    policies: Sequence[str] = ()
+    """Empty: the one that each method has by default."""
     grid: Sequence[Axis] = ()
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options by group that all runs share, such as {"method": {"steps": 100}}."""
     profile: str = "cpu"
     precision: str = "fp32"
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(policy, method), every one with every other.
+
+        Raises:
+            UsageError: an unknown name, or a policy that a method does not work with.
+        """
+        return [(policy_of(method, policy), method) for policy, method in product(self.policies or ("",), self.methods)]
 
 
 @dataclass(frozen=True)
@@ -89,14 +98,13 @@ def plan(space: Space, root: Path = Path("runs")) -> list[Planned]:
     Raises:
         UsageError: an unknown name, field or value, an empty list, or a run folder that holds something else.
     """
-    for name, values in (("methods", space.methods), ("streams", space.streams), ("seeds", space.seeds),
-                         ("policies", space.policies)):  # fmt: skip
+    for name, values in (("methods", space.methods), ("streams", space.streams), ("seeds", space.seeds)):
         if not values:
             raise UsageError(f"--{name} is empty; give at least one")
     _check_axes(space)
     found: dict[str, Planned] = {}
     for seed in dict.fromkeys(space.seeds):
-        for stream, policy, method in product(space.streams, space.policies, space.methods):
+        for stream, (policy, method) in product(space.streams, space.pairs()):
             for config, setting in _settings(space, method, policy, stream, seed):
                 folder = root.joinpath(*config.default_folder.parts[1:])
                 planned = Planned(config, folder, setting)
@@ -139,7 +147,7 @@ def _known(method: str, policy: str, stream: str) -> dict[str, list[str]]:
 def _unknown(space: Space, members: dict[str, str], group: str, name: str, known: Iterable[str]) -> str:
     """The sentence about a field that one of the sweep's methods, policies or streams lacks, with the remedy."""
     who = members.get(group, "the evaluation")
-    every = {"method": space.methods, "policy": space.policies, "stream": space.streams}.get(group, ())
+    every = {"method": space.methods, "policy": [policy for policy, _ in space.pairs()], "stream": space.streams}.get(group, ())
     having = [other for other in every if name in _known(*(members | {group: other}).values())[group]]
     if having:
         return (f"{who} has no option {group}.{name}, {having[0]} has it; give it to that one alone with --grid"
@@ -153,7 +161,7 @@ def _check_axes(space: Space) -> None:
     Raises:
         UsageError: names the axis.
     """
-    members = {*space.methods, *space.policies, *space.streams}
+    members = {*space.methods, *(policy for policy, _ in space.pairs()), *space.streams}
     for place, axis in enumerate(space.grid):
         if axis.group not in GROUPS:
             raise UsageError(f"--grid {axis} names the group '{axis.group}'{nearest(axis.group, GROUPS)}; the groups are"

@@ -21,6 +21,13 @@ def test_every_combination_once_and_seed_by_seed():
     assert found[3].name == "ewc (strength 1, clip 3) on toy, seed 3"
 
 
+def test_without_policies_each_method_has_its_own():
+    found = plan(Space(["er", "cugro"], ["toy"]))
+    assert [(run.config.method, run.config.policy) for run in found] == [("er", "bc"), ("cugro", "sfbc")]
+    with pytest.raises(UsageError, match="policy is 'bc', and cugro works with sfbc; leave the policy out"):
+        plan(Space(["er", "cugro"], ["toy"], policies=["bc"]))
+
+
 @pytest.mark.parametrize(("change", "fragments"), [
     ({"methods": ["finetune", "ewc"], "grid": [Axis("method", "strength", ("1",))]},
      ("finetune has no option method.strength", "ewc has it", "--grid ewc:method.strength=VALUE")),
