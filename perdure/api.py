@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,9 @@ def run(
         UsageError: wrong use, in one sentence.
         GuardError: NaN or infinity while learning.
     """
+    known = list(signature(plan).parameters)[2:]
+    if wrong := next((name for name in options if name not in known), ""):
+        raise TypeError(f"perdure.run has no argument '{wrong}'{nearest(wrong, known) or '; known: ' + ', '.join(known)}")
     config = plan(method, stream, **options)
     return execute(config, Path(out) if out is not None else config.default_folder, quiet=quiet, device=device, workers=workers,
                    threads=threads, log=tuple(log), stream=None if isinstance(stream, str) else stream,

@@ -16,6 +16,8 @@ from perdure.benchmarks import STREAMS
 from perdure.core.config import build, convert, digest, first_difference, to_json
 from perdure.core.errors import UsageError, nearest
 from perdure.core.files import read_json, write_json
+from perdure.core.method import Method
+from perdure.core.policy import Policy
 from perdure.core.task import Stream, in_python
 from perdure.evaluate.evaluator import EvaluationConfig
 from perdure.methods import METHODS
@@ -23,6 +25,8 @@ from perdure.policies import POLICIES
 from perdure.streams import benchmark, load_stream, stream_options
 
 PROFILES = ("cpu", "paper")
+
+KINDS: dict[str, type] = {"method": Method, "policy": Policy}
 
 LITTER = ".*.json.*.tmp"
 """Of a write that a kill cut short."""
@@ -88,17 +92,28 @@ def find(reference: str, table: dict[str, str], what: str) -> Any:
     """The class that a table name or a `module:Class` reference names.
 
     Raises:
-        UsageError: unknown name (with the nearest known one), or a reference that cannot be imported.
+        UsageError: unknown name (with the nearest known one), or a reference that is no such class.
     """
     target = table.get(reference, reference)
     if ":" not in target:
+        if what == "method" and reference in POLICIES:
+            raise UsageError(f"method is '{reference}', which is a policy; name a method, such as 'finetune', and give"
+                             f" --policy {reference}")
         raise UsageError(f"unknown {what} '{reference}'{nearest(reference, table) or '; known: ' + ', '.join(table)}")
     module, _, name = target.partition(":")
     try:
-        return import_module(module).__dict__[name]
-    except (ImportError, KeyError, ValueError) as problem:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, ValueError) as problem:
         raise UsageError(f"{what} '{reference}' cannot be imported ({problem}); give module:Class of a module on the Python"
                          " path") from None
+    base = KINDS[what]
+    if found is None:
+        raise UsageError(f"{what} '{reference}' is not there: the module {module} has no {name}")
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise UsageError(f"{what} '{reference}' is no {base.__name__}; derive the class from {base.__module__}.{base.__name__}")
+    if issubclass(found, Method) and found.phases is Method.phases:
+        raise UsageError(f"{what} '{reference}' has no `phases`; they say how a task is learned, see docs/adding_a_method.md")
+    return found
 
 
 def resolve(

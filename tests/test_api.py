@@ -1,6 +1,7 @@
 """perdure from Python: runs, results, agents and streams as a script or a notebook uses them."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,16 @@ class Workbook(Finetune):
         self.resume = torch.nn.Linear(2, 2)
 
 
+class Closed(Finetune):
+    def phases(self, task, access):
+        return [replace(phase, begin=None) for phase in super().phases(task, access)]
+
+
+def test_a_method_that_opens_no_task_is_told_so(tmp_path):
+    with pytest.raises(UsageError, match=r"task 0 is not open in the policy; a method calls self\.open_task\(task, access\)"):
+        perdure.run("test_api:Closed", "toy", out=tmp_path / "mine", **SHORT)
+
+
 def test_an_agent_acts_without_what_only_learning_needs(tmp_path):
     result = perdure.run("test_api:Workbook", "toy", out=tmp_path / "mine", stream_options={"tasks": 1}, **SHORT)
     assert perdure.load_agent(result.folder).act([0.1, 0.2], 0).shape == (2,)
@@ -153,7 +164,7 @@ def test_options_are_checked_like_on_the_command_line():
     assert perdure.plan("ewc", "toy", method_options={"strength": 3}).method_config["strength"] == 3.0
     with pytest.raises(UsageError, match=r"unknown option method\.strenth; did you mean 'strength'"):
         perdure.plan("ewc", "toy", method_options={"strenth": 3})
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="has no argument 'sede'; did you mean 'seed'"):
         perdure.run("ewc", "toy", sede=3)
 
 

@@ -112,7 +112,7 @@ def read(path: Path) -> StreamFile:
             raise UsageError(f"stream file {path} has {path.stat().st_size} bytes; one has at most {LARGEST_FILE}")
         value = tomllib.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise UsageError(f"stream file {path} is no valid TOML ({ascii(str(problem))[1:120]}); correct it") from None
+        raise UsageError(f"stream file {path} is no valid TOML ({ascii(str(problem))[1:-1][:120]}); correct it") from None
     except OSError as problem:
         raise UsageError(f"stream file {path} cannot be read ({problem.strerror}); check its permissions") from None
     _check_fields(value, {"stream": dict, "task": list}, f"{path}")

@@ -99,6 +99,9 @@ class TaskPolicy(Policy):
         return next(t for t, spec in self.specs.items() if spec.obs_key == self.specs[task].obs_key)
 
     def _normalised(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
+        if not self.specs.keys() >= set(tasks):
+            raise UsageError(f"task {min(set(tasks) - self.specs.keys())} is not open in the policy; a method calls"
+                             " self.open_task(task, access) in the `begin` of its first phase")
         if self.config.normaliser == "task":
             return self.normalizer(obs, task, tasks)
         return self.normalizer(obs, task, (self._statistics_of(tasks[0]),))

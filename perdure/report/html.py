@@ -253,7 +253,7 @@ def _figures(images: Sequence[tuple[Picture, str, bytes]]) -> dict[str, str]:
 def _matrices(collection: Collection, figures: list[str]) -> str:
     note = (
         "<p class='note'>Row: how much of the stream was learned. Column: the task evaluated. Diagonal and "
-        "last row use all final goals, the other cells the first of the same list.</p>"
+        "last row use all final goals (of tasks with data only: all held-out episodes), the other cells the first of them.</p>"
     )
     wide = " wide" if collection.first.n > 6 else ""
     return f"{note}<div class='matrices{wide}'>{''.join(figures)}</div>"

@@ -190,8 +190,14 @@ def _have(collection: Collection, clipped: bool) -> bool:
 def scale(matrix: ScoreMatrix) -> str:
     """The score in words, such as "success (latched success), 0 to 1"."""
     score = matrix.score
+    kind, low, high = score["kind"], score["low"], score["high"]
     source = f" ({score['source']})" if score["source"] else ""
-    return f"{score['kind']}{source}, {score['low']:g} to {score['high']:g}"
+    if kind == "success":
+        return f"success{source}, 0 to 1"
+    if kind == "action_error":
+        return f"action fit{source}, 1 where actions have no error, 0 where they err as the best constant one does"
+    ends = "" if (low, high) == (0, 1) else f" 0 is a raw return of {low:g}, 1 one of {high:g};"
+    return f"{kind}{source},{ends} may lie outside 0 to 1"
 
 
 def _row(group: Group, collection: Collection) -> Row:

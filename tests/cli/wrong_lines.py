@@ -3,7 +3,12 @@
 LINES = {
     "runn toy": ("unknown command 'runn'", "did you mean 'run'?"),
     "run packnat toy": ("unknown method 'packnat'", "did you mean 'packnet'?"),
+    "run iql toy": ("method is 'iql', which is a policy", "--policy iql"),
     "run my_module:Nothing toy": ("my_module:Nothing", "cannot be imported"),
+    "run perdure.methods.er:RE toy": ("'perdure.methods.er:RE' is not there", "perdure.methods.er has no RE"),
+    "run perdure.core.files:read_json toy": ("is no Method", "derive the class from perdure.core.method.Method"),
+    "run finetune toy --policy perdure.methods.er:ER": ("'perdure.methods.er:ER' is no Policy",),
+    "run perdure.core.method:Method toy": ("has no `phases`", "docs/adding_a_method.md"),
     "run packnet cw3-v4": ("unknown stream 'cw3-v4'", "did you mean 'cw3-v3'?"),
     "run packnet toy --policy bcc": ("unknown policy 'bcc'", "did you mean 'bc'?"),
     "run packnet toy --profile papr": ("--profile is 'papr'", "did you mean 'paper'?"),

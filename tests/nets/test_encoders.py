@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from perdure.core.errors import UsageError
 from perdure.core.spec import Box
-from perdure.nets.encoders import encoder
+from perdure.nets.encoders import ImageEncoder, encoder
 
 
 @pytest.mark.parametrize("shape", [(1, 36, 36), (3, 84, 84), (2, 40, 52)])
@@ -26,3 +27,10 @@ def test_vectors_go_through_one_linear_map():
     net = encoder(Box((5,)), 3)
     x = torch.randn(2, 4, 5)
     torch.testing.assert_close(net(x), x @ net.weight.T + net.bias)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (84, 84, 3), (3, 84, 35), (84, 84)])
+def test_images_that_three_convolutions_cannot_read_are_refused(shape):
+    with pytest.raises(UsageError, match=r"images are \[channels, height, width\] with 36 x 36 pixels or more"):
+        ImageEncoder(shape, 8)
+    ImageEncoder((1, 36, 36), 8)
