@@ -23,6 +23,7 @@ from perdure.core.rng import generator
 from perdure.core.run import newest_agent
 from perdure.core.spec import Spec
 from perdure.core.task import Stream
+from perdure.core.threads import threads as using
 from perdure.experiment import Experiment, open_agent
 from perdure.methods import METHODS
 from perdure.progress import Quiet, Terminal
@@ -258,7 +259,7 @@ def execute(
     """Run a resolved config in a folder; the command line and `run` both end here."""
     check_machine(workers, threads, device)
     label = f"{config.method} seed {config.seed}"
-    with _threads(threads), enough_memory(config):
+    with using(threads), enough_memory(config):
         if quiet:
             experiment = Experiment(config, folder, Quiet(), workers, device, log, stream, resume_command)
             return Result(folder, experiment.execute(), config)
@@ -300,17 +301,6 @@ def enough_memory(config: RunConfig) -> Iterator[None]:
         sizes = f"method.batch {config.method_config['batch']}" + ("" if width is None else f" and policy.width {width}")
         raise GuardError(f"the memory of this machine is not enough for {config.method} on {config.stream} with {sizes}; give a"
                          " smaller batch or smaller networks") from None
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Torch with `number` threads; afterwards as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_agent(folder: Path | str) -> Agent:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.core.errors import UsageError, nearest
 from perdure.core.files import write_atomic, write_json
+from perdure.core.threads import threads
 
 if TYPE_CHECKING:
     from perdure.bench.workload import Scale
@@ -89,7 +90,7 @@ def run_bench(
             print(part, flush=True)
 
     clock: Clock = "cpu" if cpu_time else "wall"
-    with machine.threads(1):
+    with threads(1):
         facts, ceiling = machine.facts(device), machine.ceiling(device, cpu_time)
         say(heading(facts, ceiling, clock, rounds, cpu_time or facts["load"] <= facts["cores"]))
         folder = out.parent if out is not None else Path(tempfile.gettempdir())

@@ -7,12 +7,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from perdure.core.threads import threads
 from perdure.experiment import fingerprint
 
 ROWS, INNER, COLUMNS = 640, 256, 768
@@ -29,17 +30,6 @@ def cores() -> int:
 def load() -> float:
     """Runnable processes over the last minute."""
     return os.getloadavg()[0]
-
-
-@contextlib.contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Torch with n threads inside; afterwards as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def product(kind: torch.dtype, device: str) -> Callable[[], object]:

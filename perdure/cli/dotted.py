@@ -6,10 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from perdure.core.config import GROUPS
 from perdure.core.errors import UsageError
-
-GROUPS = ("method", "policy", "stream", "evaluation")
-"""Configs whose fields are options `--group.field VALUE`."""
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from perdure import __version__
-from perdure.cli.dotted import GROUPS, closest, split_dotted
+from perdure.cli.dotted import closest, split_dotted
 from perdure.cli.fields import option_rows
 from perdure.cli.parse import asks_for_help, parse, print_help
 from perdure.cli.show import described, print_json
-from perdure.core.config import field_types
+from perdure.core.config import GROUPS, field_types
 from perdure.core.errors import UsageError
 
 if TYPE_CHECKING:

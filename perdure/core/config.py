@@ -13,6 +13,9 @@ from perdure.core.errors import UsageError, nearest
 
 C = TypeVar("C")
 
+GROUPS = ("method", "policy", "stream", "evaluation")
+"""Configs whose fields are options `--group.field VALUE` and the axes of a sweep."""
+
 
 def build(cls: type[C], values: dict[str, Any], prefix: str) -> C:
     """An instance of the dataclass `cls` with `values`, each converted to its field's type.

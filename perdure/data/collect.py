@@ -24,6 +24,7 @@ from typing import Any
 
 from perdure.core.errors import GuardError, UsageError, nearest
 from perdure.core.files import read_json, write_json
+from perdure.core.threads import ONE_THREAD
 from perdure.data.roll import AGAIN, Graded, Job, Level, Roller, TaskSource, read_shard, shard_path
 from perdure.data.store import Dataset, write_dataset
 
@@ -36,8 +37,6 @@ BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from perdure.data.roll import serve; serve(sys.argv[2])"
 )
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def collect(

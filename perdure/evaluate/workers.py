@@ -24,6 +24,7 @@ import numpy as np
 
 from perdure.core.environment import EnvFactory
 from perdure.core.errors import GuardError, UsageError
+from perdure.core.threads import ONE_THREAD
 from perdure.evaluate.slots import (
     Command,
     EnvFault,
@@ -53,11 +54,6 @@ BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from perdure.evaluate.slots import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
-
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-)
-"""Set before a worker imports anything: many workers of many threads each would be in each other's way."""
 
 Heartbeat = Callable[[], None]
 

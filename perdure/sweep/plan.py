@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from perdure.core.config import field_types
+from perdure.core.config import GROUPS, field_types
 from perdure.core.errors import UsageError, nearest
 from perdure.core.matrix import ScoreMatrix
 from perdure.evaluate.evaluator import EvaluationConfig
@@ -16,9 +16,6 @@ from perdure.methods import METHODS
 from perdure.policies import POLICIES
 from perdure.run_config import RunConfig, find, holds, policy_of, resolve
 from perdure.streams import benchmark
-
-GROUPS = ("method", "policy", "stream", "evaluation")
-"""Configs whose fields a sweep may set."""
 
 MOST_RUNS = 100_000
 """More runs are a slip of the keyboard."""

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from perdure.core.threads import VARIABLES
 from perdure.sweep.backends import Ended, Resources
-from perdure.sweep.worker import THREADS, log_of, paths
+from perdure.sweep.worker import log_of, paths
 
 BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from perdure.sweep.worker import serve; serve()"
 
@@ -58,7 +59,7 @@ class Processes:
             process.stdin.flush()
 
     def _environment(self, slot: int, threads: int) -> dict[str, str]:
-        found = os.environ | dict.fromkeys(THREADS, str(threads))
+        found = os.environ | dict.fromkeys(VARIABLES, str(threads))
         if self.resources.gpus:
             visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             number = slot // self.resources.per_gpu()

@@ -21,14 +21,13 @@ from typing import Any
 from perdure.core.errors import GuardError, Held, Interrupted, UsageError
 from perdure.core.files import json_bytes
 from perdure.core.matrix import Episode
+from perdure.core.threads import VARIABLES
 
 FAREWELL = 30.0
 """Seconds that a worker without a driver gets for its last checkpoint."""
 
 STATUS_SECONDS = 1.0
 """Between two writes of the progress."""
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def job_of(key: str, config: dict[str, Any], folder: Path, home: Path, mark: str, *, threads: int, device: str) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _settle(job: dict[str, Any]) -> None:
     Raises:
         UsageError: this machine does not see the driver's folder.
     """
-    os.environ.update({name: str(job["threads"]) for name in THREADS} | job["environment"])
+    os.environ.update({name: str(job["threads"]) for name in VARIABLES} | job["environment"])
     mark = Path(job["home"]) / "mark"
     if not mark.is_file() or mark.read_text() != job["mark"]:
         raise UsageError(f"the machine {socket.gethostname()} does not see the sweep's folder {Path(job['home']).parent}; give an"

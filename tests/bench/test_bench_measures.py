@@ -12,6 +12,7 @@ from perdure.bench import acting, machine, reference, run_bench, sampling, train
 from perdure.bench.measure import Bench
 from perdure.bench.workload import Scale
 from perdure.core.errors import GuardError, UsageError
+from perdure.core.threads import threads
 from perdure.data.access import Views
 
 TINY = Scale(
@@ -174,7 +175,7 @@ def test_a_free_machine_gets_a_verdict(monkeypatch):
 def test_one_thread_inside_and_as_before_outside(monkeypatch):
     seen = []
     monkeypatch.setattr(weights, "optimizer", lambda setting: seen.append(torch.get_num_threads()) or [])
-    with machine.threads(2):
+    with threads(2):
         run_bench(["optimizer"], scale=TINY)
         assert (seen, torch.get_num_threads()) == ([1], 2)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.sweep import worker
+from perdure.core.threads import VARIABLES
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,6 +15,6 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERDURE_DATA", str(tmp_path / "data"))  # a job in this process sets it, and the threads
     monkeypatch.setattr("os.fsync", lambda handle: None)  # nothing but a power cut could notice
-    for name in worker.THREADS:
+    for name in VARIABLES:
         monkeypatch.setenv(name, "1")
     return tmp_path

@@ -18,6 +18,7 @@ import perdure
 from perdure.core.errors import UsageError
 from perdure.core.files import read_json
 from perdure.core.spec import Spec
+from perdure.core.threads import ONE_THREAD
 
 RESULT_FILE = "result.json"
 REFUSAL_FILE = "refusal.json"
@@ -70,9 +71,8 @@ def child_environment() -> dict[str, str]:
     }
     package = str(Path(perdure.__file__).resolve().parent.parent)
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     hdf5 = {"HDF5_PLUGIN_PATH": os.devnull, "HDF5_USE_FILE_LOCKING": "FALSE"}
-    return {**kept, **threads, **hdf5, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **ONE_THREAD, **hdf5, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def read_caged(
