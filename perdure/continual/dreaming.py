@@ -13,6 +13,7 @@ from torch import Tensor
 from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of
 from perdure.continual.state_model import TOLD, StateModel
 from perdure.core.batch import Windows, average
+from perdure.core.config import positive
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
@@ -48,12 +49,7 @@ class DreamingConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("balance", ("half", "equal")), ("generator", tuple(NETS))):
-            if self.__dict__[name] not in known:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(known)}")
-        for name in ("dreams", "state_steps"):
-            if not self.__dict__[name] > 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        positive(self, "method", "dreams", "state_steps")
         if self.state_width < 4 or self.state_width % 4 or not 0 <= self.averaging <= 1:
             raise UsageError(f"method.state_width is {self.state_width} and averaging {self.averaging}; give a width that 4"
                              " divides, and a share from 0 to 1")

@@ -35,13 +35,6 @@ class ReplayConfig(MethodConfig):
             raise UsageError(f"method.memory_bytes is {self.memory_bytes}; give a number of bytes above 0, or none")
 
 
-def need_not_negative(config: Any, *names: str) -> None:
-    """Refuses weights and ratios below 0."""
-    for name in names:
-        if not config.__dict__[name] >= 0:
-            raise UsageError(f"method.{name} is {config.__dict__[name]}; give 0 or a number above 0")
-
-
 def over_steps(values: Tensor, batch: Windows) -> Tensor:
     """(B, L) -> (B,), mean over the valid steps of each window."""
     return (values * batch.valid).sum(-1) / batch.valid.sum(-1)

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from perdure.continual.masks import MaskSet
 from perdure.continual.task_copies import TaskCopies
 from perdure.core.batch import Windows, average
+from perdure.core.config import check_choices
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Step
 from perdure.core.policy import Policy
@@ -33,9 +34,7 @@ class ShareOptions:
     """All tensors are pruned together, the last task takes all that is left, and nobody trains embeddings."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("share", ("equal", "geometric")), ("norms", ("task", "frozen", "masked"))):
-            if self.__dict__[name] not in allowed:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
+        check_choices(self, "method")
         if not 0 < self.keep_ratio < 1:
             raise UsageError(f"method.keep_ratio is {self.keep_ratio}; give a share between 0 and 1")
 

@@ -40,14 +40,6 @@ class SubnetworkConfig(MethodConfig):
             raise UsageError(f"method.clusters is {self.clusters}; give 2 to 256, or 0 for none")
         if not 0 < self.cluster_share < 1:
             raise UsageError(f"method.cluster_share is {self.cluster_share}; give a share between 0 and 1")
-        one_of(self, "biases", "task", "masked")
-        one_of(self, "norms", "task", "frozen")
-
-
-def one_of(config: Any, name: str, *allowed: str) -> None:
-    """Refuse any other value of an option."""
-    if config.__dict__[name] not in allowed:
-        raise UsageError(f"method.{name} is {config.__dict__[name]!r}; use one of {', '.join(allowed)}")
 
 
 def open_subnetwork(

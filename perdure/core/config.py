@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import types
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -77,6 +78,32 @@ def _number(value: Any, kind: type, where: str) -> int | float:
         raise UsageError(f"{where} is {value!r}; give {what}")
     exact = kind is int and isinstance(value, str) and value.lstrip("+-").isdigit()
     return int(value) if exact else kind(number)
+
+
+def check_choices(config: Any, prefix: str) -> None:
+    """Refuse a value that the Literal type of its field does not name; what is made in Python passes no `convert`."""
+    for name, kind in field_types(type(config)).items():
+        if get_origin(kind) is Literal:
+            convert(config.__dict__[name], kind, f"{prefix}.{name}")
+
+
+def not_negative(config: Any, prefix: str, *names: str) -> None:
+    _check(config, prefix, names, lambda value: value >= 0, "0 or a number above 0")
+
+
+def positive(config: Any, prefix: str, *names: str) -> None:
+    _check(config, prefix, names, lambda value: value > 0, "a number above 0")
+
+
+def one_or_more(config: Any, prefix: str, *names: str) -> None:
+    _check(config, prefix, names, lambda value: value >= 1, "1 or more")
+
+
+def _check(config: Any, prefix: str, names: Iterable[str], holds: Callable[[Any], bool], right: str) -> None:
+    """Also of NaN, for which no comparison holds."""
+    for name in names:
+        if not holds(config.__dict__[name]):
+            raise UsageError(f"{prefix}.{name} is {config.__dict__[name]}; give {right}")
 
 
 def to_json(config: Any) -> dict[str, Any]:

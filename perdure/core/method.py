@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from perdure.core.errors import GuardError, UsageError
+from perdure.core.config import check_choices, not_negative, positive
+from perdure.core.errors import GuardError
 from perdure.core.policy import Actor, Policy, Stage, Weights
 from perdure.core.rng import generator, keyed
 from perdure.core.spec import Spec
@@ -88,14 +89,9 @@ class MethodConfig:
     """Windows start uniformly over steps (long episodes count more) or uniformly over episodes."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate"):
-            if not self.__dict__[name] > 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
-        for name in ("weight_decay", "clip"):
-            if not self.__dict__[name] >= 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give 0 or a number above 0")
-        if self.sampling not in ("steps", "episodes"):
-            raise UsageError(f"method.sampling is {self.sampling!r}; use steps or episodes")
+        check_choices(self, "method")
+        positive(self, "method", "steps", "batch", "learning_rate")
+        not_negative(self, "method", "weight_decay", "clip")
 
 
 class Method(nn.Module):

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from perdure.continual.gradients import project
-from perdure.continual.replay import ReplayConfig, StoredBatches, loss_through_head, need_not_negative
+from perdure.continual.replay import ReplayConfig, StoredBatches, loss_through_head
 from perdure.core.batch import average
+from perdure.core.config import not_negative
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.task import Task
@@ -45,7 +46,7 @@ class AGEMConfig(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_not_negative(self, "replay")
+        not_negative(self, "method", "replay")
         if self.compat and self.memory_bytes is not None:
             raise UsageError(f"method.memory_bytes is {self.memory_bytes} and method.compat is true, which keeps five batches per"
                              " task whatever their size; leave one of them out")

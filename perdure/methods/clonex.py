@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.continual.replay import ReplayConfig, need_not_negative, over_steps
+from perdure.continual.replay import ReplayConfig, over_steps
 from perdure.core.batch import Windows, average, map_fields
+from perdure.core.config import not_negative
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.policy import ActionDist
 from perdure.core.task import Task
@@ -46,7 +47,7 @@ class ClonExConfig(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_not_negative(self, "strength", "replay")
+        not_negative(self, "method", "strength", "replay")
 
 
 class ClonEx(Method):

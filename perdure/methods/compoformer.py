@@ -104,12 +104,6 @@ class CompoFormerConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED | (RELEASED_GROW if self.variant == "grow" else RELEASED_PRUNE))
-        for name, allowed in (("variant", ("grow", "prune")), ("meaning", ("text", "data")),
-                              ("attention", ("learned", "uniform", "cosine", "oracle", "ones")),
-                              ("join", ("fusion", "addition", "sharing")), ("reuse", ("offline", "rollout", "never", "always")),
-                              ("share", ("equal", "geometric", "global"))):
-            if self.__dict__[name] not in allowed:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
         for name in ("compose_share", "probe_share", "retrain_share"):
             if not 0 < self.__dict__[name] < 1:
                 raise UsageError(f"method.{name} is {self.__dict__[name]}; give a share between 0 and 1")

@@ -35,6 +35,7 @@ from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, 
 from perdure.continual.sketch import Sketches
 from perdure.continual.state_model import TOLD, StateModel
 from perdure.core.batch import Windows, average
+from perdure.core.config import not_negative, positive
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
@@ -120,18 +121,8 @@ class CuGROConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        choices = {"replay": (*NETS, "oracle", "noise", "none"), "balance": ("half", "equal"), "penalty_over": ("mean", "sum"),
-                   "scale": ("task", "first", "range"), "budget": ("constant", "growing"),
-                   "on_collapse": ("stop", "coreset", "go_on")}
-        for name, known in choices.items():
-            if self.__dict__[name] not in known:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(known)}")
-        for name in ("dreams", "state_steps", "averaging", "penalty", "recognise", "guidance"):
-            if not self.__dict__[name] >= 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give 0 or a number above 0")
-        for name in ("coreset", "collapse"):
-            if not self.__dict__[name] > 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        not_negative(self, "method", "dreams", "state_steps", "averaging", "penalty", "recognise", "guidance")
+        positive(self, "method", "coreset", "collapse")
         if self.state_width < 0 or self.state_width % 4:
             raise UsageError(f"method.state_width is {self.state_width}; give 0 or a number above 0 that 4 divides")
         if not (self.averaging <= 1 and 0 <= self.left_out < 1):

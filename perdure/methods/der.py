@@ -23,8 +23,9 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.continual.replay import ReplayConfig, need_not_negative, over_steps
+from perdure.continual.replay import ReplayConfig, over_steps
 from perdure.core.batch import Windows, average
+from perdure.core.config import not_negative
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.policy import ActionDist
 from perdure.core.task import Task
@@ -45,7 +46,7 @@ class DERConfig(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_not_negative(self, "strength", "labels", "replay")
+        not_negative(self, "method", "strength", "labels", "replay")
 
 
 class DER(Method):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from perdure.continual.replay import ReplayConfig
 from perdure.core.batch import average, mix
-from perdure.core.errors import UsageError
+from perdure.core.config import not_negative
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.task import Task
 from perdure.data.memory import ReplayMemory
@@ -36,8 +36,7 @@ class ERConfig(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.replay >= 0:
-            raise UsageError(f"method.replay is {self.replay}; give 0 or a number above 0")
+        not_negative(self, "method", "replay")
 
 
 class ER(Method):

@@ -24,6 +24,7 @@ from perdure.continual.anchor import QuadraticAnchor
 from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_replaced, set_released
 from perdure.continual.importance import fisher_diagonal
 from perdure.core.batch import Windows, average
+from perdure.core.config import not_negative
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
@@ -57,11 +58,7 @@ class EWCConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
-        for name, allowed in (("fisher", ("expected", "empirical")), ("merge", ("sum", "online"))):
-            if self.__dict__[name] not in allowed:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
+        not_negative(self, "method", "strength")
         if not 0 <= self.decay <= 1 or self.fisher_batches < 1 or self.fisher_batch < 1:
             raise UsageError(f"method.decay is {self.decay}, fisher_batches {self.fisher_batches} and fisher_batch"
                              f" {self.fisher_batch}; give a decay from 0 to 1 and numbers above 0")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from perdure.continual.anchor import QuadraticAnchor
 from perdure.core.batch import average
-from perdure.core.errors import UsageError
+from perdure.core.config import not_negative
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
 
@@ -32,8 +32,7 @@ class L2Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
+        not_negative(self, "method", "strength")
 
 
 class L2(Method):

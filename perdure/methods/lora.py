@@ -22,7 +22,6 @@ from typing import Any, Literal
 from perdure.continual.adapters import AdapterOptions, Adapters, AdapterTraining
 from perdure.continual.compat import set_released
 from perdure.core.batch import Windows
-from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.policy import Policy, Weights
 from perdure.core.task import Task
@@ -55,9 +54,6 @@ class LoRAConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        for name, allowed in (("first", ("trunk", "adapter")), ("norms", ("task", "frozen"))):
-            if self.__dict__[name] not in allowed:
-                raise UsageError(f"method.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
         self.adapters()
 
     def adapters(self) -> AdapterOptions:

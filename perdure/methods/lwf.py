@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from perdure.continual.compat import refuse_replaced
 from perdure.core.batch import Windows, average
+from perdure.core.config import not_negative, positive
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.policy import ActionDist
@@ -44,10 +45,8 @@ class LwFConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
-        if not self.temperature > 0:
-            raise UsageError(f"method.temperature is {self.temperature}; give a number above 0")
+        not_negative(self, "method", "strength")
+        positive(self, "method", "temperature")
         refuse_replaced(self, "temperature")
 
 

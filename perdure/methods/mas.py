@@ -24,7 +24,7 @@ from perdure.continual.anchor import QuadraticAnchor
 from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, set_released
 from perdure.continual.importance import output_sensitivity
 from perdure.core.batch import Windows, average
-from perdure.core.errors import UsageError
+from perdure.core.config import not_negative, one_or_more
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
 
@@ -47,11 +47,8 @@ class MASConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
-        for name in ("importance_batches", "importance_batch"):
-            if self.__dict__[name] < 1:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give 1 or more")
+        not_negative(self, "method", "strength")
+        one_or_more(self, "method", "importance_batches", "importance_batch")
         set_released(self, {"importance_batches": 1, "importance_batch": RELEASED_WINDOWS, "normalise": False})
 
 

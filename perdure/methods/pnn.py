@@ -47,8 +47,6 @@ class PNNConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.adapter not in ("nonlinear", "linear"):
-            raise UsageError(f"method.adapter is {self.adapter!r}; use one of nonlinear, linear")
         if self.bottleneck is not None and (self.bottleneck < 1 or self.adapter == "linear"):
             raise UsageError(f"method.bottleneck is {self.bottleneck} and method.adapter {self.adapter!r}; give 1 or more to a"
                              " nonlinear adapter, none to a linear one")

@@ -28,6 +28,7 @@ from perdure.continual.compat import RELEASED_WINDOWS, batch_gradient, refuse_re
 from perdure.continual.named_tensors import NamedTensors
 from perdure.continual.path_integral import PathIntegral
 from perdure.core.batch import average
+from perdure.core.config import not_negative, one_or_more, positive
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
@@ -57,16 +58,11 @@ class RWalkConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
-        if self.interval < 1:
-            raise UsageError(f"method.interval is {self.interval}; give 1 or more")
+        not_negative(self, "method", "strength")
+        one_or_more(self, "method", "interval")
         if not 0 < self.fisher_decay <= 1:
             raise UsageError(f"method.fisher_decay is {self.fisher_decay}; give a share above 0 and at most 1")
-        if not self.damping > 0:
-            raise UsageError(f"method.damping is {self.damping}; give a number above 0")
-        if self.normalise not in ("mean", "range"):
-            raise UsageError(f"method.normalise is {self.normalise!r}; use mean or range")
+        positive(self, "method", "damping")
         refuse_replaced(self, "interval", "fisher_decay", "damping", "normalise")
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from perdure.continual.anchor import QuadraticAnchor
 from perdure.continual.path_integral import PathIntegral
 from perdure.core.batch import average
-from perdure.core.errors import UsageError
+from perdure.core.config import not_negative, positive
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
 
@@ -41,10 +41,8 @@ class SIConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
-        if not self.damping > 0:
-            raise UsageError(f"method.damping is {self.damping}; give a number above 0")
+        not_negative(self, "method", "strength")
+        positive(self, "method", "damping")
 
 
 class SI(Method):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perdure.continual.pool import SubnetworkPool
-from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
+from perdure.continual.subnetwork_phases import SubnetworkConfig, open_subnetwork, subnetwork_phases
 from perdure.continual.subnetworks import Masks
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase
@@ -39,7 +39,6 @@ class TSNConfig(SubnetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(self, "schedule", "constant", "equal_remaining")
         if self.overlap and self.schedule == "equal_remaining":
             raise UsageError("method.overlap is true and method.schedule 'equal_remaining'; with overlap nothing is used up, so"
                              " give schedule 'constant'")

@@ -40,11 +40,12 @@ from perdure.continual.affinity import (
 from perdure.continual.compat import set_released
 from perdure.continual.inference import DrawingActor, InferringActor, Start, start_of
 from perdure.continual.pool import SubnetworkPool
-from perdure.continual.routing import ROUTERS, Decision, Distances, nearest_source, ratio, raw_distance, released_source
-from perdure.continual.subnetwork_phases import SubnetworkConfig, one_of, open_subnetwork, subnetwork_phases
+from perdure.continual.routing import Decision, Distances, nearest_source, ratio, raw_distance, released_source
+from perdure.continual.subnetwork_phases import SubnetworkConfig, open_subnetwork, subnetwork_phases
 from perdure.continual.subnetworks import Masks
 from perdure.continual.task_index import TaskIndex, signature_of
 from perdure.core.batch import Windows
+from perdure.core.config import positive
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, Need, Phase, Step
 from perdure.core.policy import Actor, Policy, Weights
@@ -102,13 +103,8 @@ class TSNAffinityConfig(SubnetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        one_of(self, "router", *ROUTERS)
-        one_of(self, "growth", "room", "copy")
-        one_of(self, "task_id", "given", "inferred", "random")
-        for name in ("tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches", "routing_batch",
-                     "candidates", "inference_steps"):
-            if not self.__dict__[name] > 0:
-                raise UsageError(f"method.{name} is {self.__dict__[name]}; give a number above 0")
+        positive(self, "method", "tolerance", "latent_tolerance", "action_threshold", "latent_threshold", "routing_batches",
+                 "routing_batch", "candidates", "inference_steps")
         if not 0 <= self.mix <= 1 or not 0 <= self.warm_start <= 1:
             raise UsageError(f"method.mix is {self.mix} and method.warm_start {self.warm_start}; give shares from 0 to 1")
         if self.max_copies is not None and self.max_copies < 1:

@@ -27,6 +27,7 @@ from perdure.continual.compat import refuse_replaced
 from perdure.continual.masks import buffer_name
 from perdure.continual.named_tensors import NamedTensors
 from perdure.core.batch import average
+from perdure.core.config import not_negative
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.task import Task
@@ -47,8 +48,7 @@ class VCLConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.strength >= 0:
-            raise UsageError(f"method.strength is {self.strength}; give 0 or a number above 0")
+        not_negative(self, "method", "strength")
         if not -80 <= self.log_variance <= 10:
             raise UsageError(f"method.log_variance is {self.log_variance}; give a number from -80 to 10")
         refuse_replaced(self, "log_variance")

@@ -42,8 +42,6 @@ class ActorCriticConfig(BCConfig):
         for name in ("discount", "target_rate"):
             if not 0 < self.__dict__[name] <= 1:
                 raise UsageError(f"policy.{name} is {self.__dict__[name]}; give a number above 0 and at most 1")
-        if self.rewards not in ("scaled", "raw"):
-            raise UsageError(f"policy.rewards is {self.rewards!r}; use scaled or raw")
 
 
 class ActorCritic(BC):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from perdure.core.batch import Windows
+from perdure.core.config import check_choices
 from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Policy, Stats
 from perdure.core.spec import Discrete, Spec
@@ -32,9 +33,7 @@ class PolicyConfig:
     """Of continuous actions: `fixed` unit variance (half the squared error) or `learned` per head and channel."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("heads", ("task", "single")), ("normaliser", ("task", "first")), ("std", ("fixed", "learned"))):
-            if self.__dict__[name] not in allowed:
-                raise UsageError(f"policy.{name} is {self.__dict__[name]!r}; use one of {', '.join(allowed)}")
+        check_choices(self, "policy")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from perdure.core.batch import Windows
+from perdure.core.config import one_or_more
 from perdure.core.errors import UsageError
 from perdure.core.policy import Carry, Weights
 from perdure.core.spec import Discrete, Spec
@@ -54,9 +55,7 @@ class DTConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "layers", "attention_heads", "context", "longest_episode"):
-            if self.__dict__[name] < 1:
-                raise UsageError(f"policy.{name} is {self.__dict__[name]}; give 1 or more")
+        one_or_more(self, "policy", "width", "layers", "attention_heads", "context", "longest_episode")
         if self.mlp_width < 0:
             raise UsageError(f"policy.mlp_width is {self.mlp_width}; give 1 or more, or 0 for four times the width")
         if self.width % self.attention_heads:

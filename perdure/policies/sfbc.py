@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import Parameter
 
 from perdure.core.batch import Windows, places
+from perdure.core.config import check_choices, one_or_more
 from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Carry, Stage, Weights
 from perdure.core.spec import Box, Spec
@@ -88,9 +89,8 @@ class SfBCConfig:
     """bf16: matrices in bfloat16; compiled: by torch.compile, which takes a minute first; both pay for large networks."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "critic_width", "critic_layers", "planned", "candidates", "average", "evaluations"):
-            if self.__dict__[name] < 1:
-                raise UsageError(f"policy.{name} is {self.__dict__[name]}; give 1 or more")
+        check_choices(self, "policy")
+        one_or_more(self, "policy", "width", "critic_width", "critic_layers", "planned", "candidates", "average", "evaluations")
         if self.width % 4 or self.sweeps < 0 or not 0 < self.behaviour_share < 1 or not 0 < self.discount <= 1:
             raise UsageError(f"policy.width is {self.width}, sweeps {self.sweeps}, behaviour_share {self.behaviour_share} and"
                              f" discount {self.discount}; give a width that 4 divides, sweeps not below 0, a share between 0 and"
