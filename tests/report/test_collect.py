@@ -175,7 +175,8 @@ def test_settings_of_a_method_are_rows_named_by_what_differs(make_run, tmp_path)
 
 def test_a_label_of_many_options_gives_way_to_the_hash(make_run, tmp_path):
     few = {"steps": 50, "batch": 8, "learning_rate": 1e-3, "clip": 1.0, "memory_share": 0.1}
-    configs = [resolve("er", "toy", method_options=options) for options in (few, {name: 2 * value for name, value in few.items()})]
+    double = {name: 2 * value for name, value in few.items()}
+    configs = [resolve("er", "toy", method_options=options) for options in (few, double)]
     for i, config in enumerate(configs):
         write_json(make_run("er", 0, name=f"run-{i}", config_hash=config.hash) / "config.json", asdict(config))
     assert {group.name for group in collect([tmp_path]).groups} == {f"er (config {config.hash})" for config in configs}
