@@ -1,8 +1,8 @@
-"""What the methods with a memory share: their options, and the memory of the code released with CompoFormer."""
+"""What methods with a memory share: options, how it is kept and restored, the memory of the code released with CompoFormer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from perdure.core.batch import Windows, concatenate
 from perdure.core.errors import UsageError
-from perdure.core.method import MethodConfig, Step
+from perdure.core.method import Method, MethodConfig, Need, Step
 from perdure.core.policy import Policy
 from perdure.core.rng import generator
+from perdure.core.task import Task
 from perdure.data.memory import ReplayMemory
 from perdure.policies.base import TrunkPolicy
 
@@ -33,6 +34,44 @@ class ReplayConfig(MethodConfig):
             raise UsageError(f"method.memory_share is {self.memory_share}; give a share above 0 and at most 1")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise UsageError(f"method.memory_bytes is {self.memory_bytes}; give a number of bytes above 0, or none")
+
+
+class MethodWithMemory(Method):
+    """A method that keeps past data in `memory`, where `phases` puts it."""
+
+    def __init__(self, config: Any, policy: Any, seed: int):
+        super().__init__(config, policy, seed)
+        self.memory = self.new_memory()
+
+    def new_memory(self) -> Any:
+        """An empty memory: a module with `bytes`, `architecture` and `rebuild`."""
+        return ReplayMemory()
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        return frozenset({Need.MEMORY})
+
+    def open_all(self, task: Task, access: Any) -> None:
+        """Open the task, with an optimizer of every parameter, heads of earlier tasks included."""
+        self.open_task(task, access)
+        # the order of finetune first, so that without anything replayed clipping adds up the same numbers in the same order
+        own = self.policy.shared() | self.policy.private(task.index)
+        self.optimizer("policy", own | dict(self.policy.named_parameters()))
+
+    def remember(self, access: Any, with_more: Callable[[Windows], Windows] = lambda windows: windows) -> None:
+        """Keep the share or the bytes that the options name of the task that `access` hands over."""
+        access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
+                        budget=self.config.memory_bytes, with_more=with_more)
+
+    def memory_bytes(self) -> int:
+        return self.memory.bytes()
+
+    def architecture(self) -> dict[str, Any]:
+        return super().architecture() | {"memory": self.memory.architecture()}
+
+    def rebuild(self, architecture: dict[str, Any]) -> None:
+        super().rebuild(architecture)
+        self.memory.rebuild(architecture["memory"])
 
 
 def over_steps(values: Tensor, batch: Windows) -> Tensor:

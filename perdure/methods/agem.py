@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from perdure.continual.gradients import project
-from perdure.continual.replay import ReplayConfig, StoredBatches, loss_through_head
+from perdure.continual.replay import MethodWithMemory, ReplayConfig, StoredBatches, loss_through_head
 from perdure.core.batch import average
 from perdure.core.config import not_negative
 from perdure.core.errors import UsageError
-from perdure.core.method import Method, Need, Phase, Step
+from perdure.core.method import Phase, Step
 from perdure.core.task import Task
 from perdure.data.memory import ReplayMemory
 
@@ -52,27 +52,16 @@ class AGEMConfig(ReplayConfig):
                              " task whatever their size; leave one of them out")
 
 
-class AGEM(Method):
+class AGEM(MethodWithMemory):
     """Averaged gradient episodic memory."""
 
     Config = AGEMConfig
 
-    def __init__(self, config: Any, policy: Any, seed: int):
-        super().__init__(config, policy, seed)
-        self.memory: ReplayMemory = StoredBatches(CAP) if config.compat else ReplayMemory()
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.MEMORY})
+    def new_memory(self) -> ReplayMemory:
+        return StoredBatches(CAP) if self.config.compat else ReplayMemory()
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         replayed = round(self.config.batch * self.config.replay)
-
-        def start() -> None:
-            self.open_task(task, access)
-            # the order of finetune first, so that on the first task clipping adds up the same numbers in the same order
-            own = self.policy.shared() | self.policy.private(task.index)
-            self.optimizer("policy", own | dict(self.policy.named_parameters()))
 
         def train(step: Step) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.policy.context, self.config.batch, step)
@@ -85,11 +74,10 @@ class AGEM(Method):
         def remember() -> None:
             if isinstance(self.memory, StoredBatches):
                 self.memory.remember(access, self.policy.context, self.config.batch, self.seed)
-                return
-            access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
-                            budget=self.config.memory_bytes)
+            else:
+                self.remember(access)
 
-        return [Phase("train", self.config.steps, train, begin=start, end=remember)]
+        return [Phase("train", self.config.steps, train, begin=lambda: self.open_all(task, access), end=remember)]
 
     def _edit(self, replayed: int, step: Step) -> None:
         """Project the gradient of every trained parameter."""
@@ -109,13 +97,3 @@ class AGEM(Method):
         reference = torch.autograd.grad(loss, parameters, allow_unused=True)
         for p, gradient in zip(parameters, project([p.grad for p in parameters], reference), strict=True):
             p.grad = gradient
-
-    def memory_bytes(self) -> int:
-        return self.memory.bytes()
-
-    def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"memory": self.memory.architecture()}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        super().rebuild(architecture)
-        self.memory.rebuild(architecture["memory"])

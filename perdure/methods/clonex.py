@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.continual.replay import ReplayConfig, over_steps
+from perdure.continual.replay import MethodWithMemory, ReplayConfig, over_steps
 from perdure.core.batch import Windows, average, map_fields
 from perdure.core.config import not_negative
-from perdure.core.method import Method, Need, Phase, Step
+from perdure.core.method import Phase, Step
 from perdure.core.policy import ActionDist
 from perdure.core.task import Task
-from perdure.data.memory import ReplayMemory, with_extra
+from perdure.data.memory import with_extra
 
 CHUNK = 4096
 """Windows whose outputs are computed at once when a task ends."""
@@ -50,29 +50,15 @@ class ClonExConfig(ReplayConfig):
         not_negative(self, "method", "strength", "replay")
 
 
-class ClonEx(Method):
+class ClonEx(MethodWithMemory):
     """Behavioural cloning of the finished policies."""
 
     Config = ClonExConfig
     tuned = "strength"
     grid = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
-    def __init__(self, config: Any, policy: Any, seed: int):
-        super().__init__(config, policy, seed)
-        self.memory = ReplayMemory()
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.MEMORY})
-
     def phases(self, task: Task, access: Any) -> list[Phase]:
         replayed = round(self.config.batch * self.config.replay) if self.config.strength else 0
-
-        def start() -> None:
-            self.open_task(task, access)
-            # the order of finetune first, so that without strength clipping adds up the same numbers in the same order
-            own = self.policy.shared() | self.policy.private(task.index)
-            self.optimizer("policy", own | dict(self.policy.named_parameters()))
 
         def train(step: Step) -> Mapping[str, Tensor]:
             fit = average(self.policy.loss, access.current.windows(self.policy.context, self.config.batch, step))
@@ -82,11 +68,8 @@ class ClonEx(Method):
             self.descend("policy", fit + self.config.strength * clone)
             return {"fit": fit.detach(), "clone": clone.detach()}
 
-        def remember() -> None:
-            access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
-                            budget=self.config.memory_bytes, with_more=self._with_outputs)
-
-        return [Phase("train", self.config.steps, train, begin=start, end=remember)]
+        return [Phase("train", self.config.steps, train, begin=lambda: self.open_all(task, access),
+                      end=lambda: self.remember(access, self._with_outputs))]
 
     def _cloning(self, batch: Windows) -> Tensor:
         """(B,) divergence of the policy from the stored outputs, mean over valid steps."""
@@ -110,13 +93,3 @@ class ClonEx(Method):
         if log_std and any(bool(value.any()) for value in log_std):
             kept["log_std"] = torch.cat(log_std)
         return with_extra(windows, **kept)
-
-    def memory_bytes(self) -> int:
-        return self.memory.bytes()
-
-    def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"memory": self.memory.architecture()}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        super().rebuild(architecture)
-        self.memory.rebuild(architecture["memory"])

@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.continual.replay import ReplayConfig, over_steps
+from perdure.continual.replay import MethodWithMemory, ReplayConfig, over_steps
 from perdure.core.batch import Windows, average
 from perdure.core.config import not_negative
-from perdure.core.method import Method, Need, Phase, Step
+from perdure.core.method import Phase, Step
 from perdure.core.policy import ActionDist
 from perdure.core.task import Task
 from perdure.data.memory import with_extra
@@ -49,30 +49,19 @@ class DERConfig(ReplayConfig):
         not_negative(self, "method", "strength", "labels", "replay")
 
 
-class DER(Method):
+class DER(MethodWithMemory):
     """Dark experience replay."""
 
     Config = DERConfig
     tuned = "strength"
     grid = (0.05, 0.5, 5.0, 50.0, 500.0)
 
-    def __init__(self, config: Any, policy: Any, seed: int):
-        super().__init__(config, policy, seed)
-        self.memory = Reservoir()
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.MEMORY})
+    def new_memory(self) -> Reservoir:
+        return Reservoir()
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         config = self.config
         replayed = round(config.batch * config.replay) if config.strength or config.labels else 0
-
-        def start() -> None:
-            self.open_task(task, access)
-            # the order of finetune first, so that without weights clipping adds up the same numbers in the same order
-            own = self.policy.shared() | self.policy.private(task.index)
-            self.optimizer("policy", own | dict(self.policy.named_parameters()))
 
         def train(step: Step) -> Mapping[str, Tensor]:
             batch = access.current.windows(self.policy.context, config.batch, step)
@@ -85,7 +74,7 @@ class DER(Method):
             access.offer(self.memory, answered, step, share=config.memory_share, budget=config.memory_bytes)
             return {"fit": fit.detach(), "loss": loss.detach()}
 
-        return [Phase("train", config.steps, train, begin=start)]
+        return [Phase("train", config.steps, train, begin=lambda: self.open_all(task, access))]
 
     def _recall(self, batch: Windows) -> Tensor:
         """(B,) weighted distance from the stored outputs, and weighted likelihood of the stored actions."""
@@ -94,13 +83,3 @@ class DER(Method):
         if self.config.labels:
             value = value + self.config.labels * now.negative_log_likelihood(batch.action)
         return over_steps(value, batch)
-
-    def memory_bytes(self) -> int:
-        return self.memory.bytes()
-
-    def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"memory": self.memory.architecture()}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        super().rebuild(architecture)
-        self.memory.rebuild(architecture["memory"])

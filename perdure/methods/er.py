@@ -19,12 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.continual.replay import ReplayConfig
+from perdure.continual.replay import MethodWithMemory, ReplayConfig
 from perdure.core.batch import average, mix
 from perdure.core.config import not_negative
-from perdure.core.method import Method, Need, Phase, Step
+from perdure.core.method import Phase, Step
 from perdure.core.task import Task
-from perdure.data.memory import ReplayMemory
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,11 @@ class ERConfig(ReplayConfig):
         not_negative(self, "method", "replay")
 
 
-class ER(Method):
+class ER(MethodWithMemory):
     """Experience replay."""
 
     Config = ERConfig
     trains_staged = True
-
-    def __init__(self, config: Any, policy: Any, seed: int):
-        super().__init__(config, policy, seed)
-        self.memory = ReplayMemory()
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.MEMORY})
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
         replayed = round(self.config.batch * self.config.replay)
@@ -65,18 +56,5 @@ class ER(Method):
             old = self.memory.draw(replayed, step) if self.memory.tasks() and replayed else []
             return {"fit": self.descend("policy", average(loss, mix(new, old)))}
 
-        def remember() -> None:
-            access.remember(self.memory, self.policy.context, share=self.config.memory_share, seed=self.seed,
-                            budget=self.config.memory_bytes)
-
-        return self.stages(self.policy.stages(), lambda: self.policy, [access.current], start, train, end=remember)
-
-    def memory_bytes(self) -> int:
-        return self.memory.bytes()
-
-    def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"memory": self.memory.architecture()}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        super().rebuild(architecture)
-        self.memory.rebuild(architecture["memory"])
+        return self.stages(self.policy.stages(), lambda: self.policy, [access.current], start, train,
+                           end=lambda: self.remember(access))

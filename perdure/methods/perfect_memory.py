@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.continual.replay import StoredBatches, loss_through_head
+from perdure.continual.replay import MethodWithMemory, StoredBatches, loss_through_head
 from perdure.core.batch import average
-from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.method import MethodConfig, Need, Phase, Step
 from perdure.core.task import Task
 
 CAP = 200
@@ -38,26 +38,19 @@ class PerfectMemoryConfig(MethodConfig):
     """As in the code released with CompoFormer: five batches per task and a step on one of them, through the newest head."""
 
 
-class PerfectMemory(Method):
+class PerfectMemory(MethodWithMemory):
     """Training on all data so far."""
 
     Config = PerfectMemoryConfig
 
-    def __init__(self, config: Any, policy: Any, seed: int):
-        super().__init__(config, policy, seed)
-        self.memory = StoredBatches(CAP)  # stays empty without `compat`
+    def new_memory(self) -> StoredBatches:
+        return StoredBatches(CAP)  # stays empty without `compat`
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
         return frozenset({Need.MEMORY if config.compat else Need.PAST_DATA})
 
     def phases(self, task: Task, access: Any) -> list[Phase]:
-        def start() -> None:
-            self.open_task(task, access)
-            # the order of finetune first, so that on the first task clipping adds up the same numbers in the same order
-            own = self.policy.shared() | self.policy.private(task.index)
-            self.optimizer("policy", own | dict(self.policy.named_parameters()))
-
         def train(step: Step) -> Mapping[str, Tensor]:
             if self.config.compat or task.index == 0:
                 if self.memory.order:
@@ -70,20 +63,11 @@ class PerfectMemory(Method):
         def remember() -> None:
             self.memory.remember(access, self.policy.context, self.config.batch, self.seed)
 
-        return [Phase("train", self.config.steps, train, begin=start, end=remember if self.config.compat else None)]
+        return [Phase("train", self.config.steps, train, begin=lambda: self.open_all(task, access),
+                      end=remember if self.config.compat else None)]
 
     def _replay_as_released(self, newest: int, step: Step) -> None:
         """An update of its own on one stored batch."""
         index = int(torch.randint(len(self.memory.order), (), generator=step.generator("memory")))  # on the CPU
         loss = average(lambda batch: loss_through_head(self.policy, batch, newest), self.memory.stored(index))
         self.descend("policy", loss)
-
-    def memory_bytes(self) -> int:
-        return self.memory.bytes()
-
-    def architecture(self) -> dict[str, Any]:
-        return super().architecture() | {"memory": self.memory.architecture()}
-
-    def rebuild(self, architecture: dict[str, Any]) -> None:
-        super().rebuild(architecture)
-        self.memory.rebuild(architecture["memory"])
