@@ -63,13 +63,18 @@ AS_DREAMS = {"memory_bytes": 2_000_000}
 """What the state generator of cugro takes in an agent, for all tasks together."""
 
 
+ENDS = {"episodes": 20, "shared": 10, "curve": 0}
+"""Evaluation without learning curves, where every task is learned alone and an episode has a thousand steps."""
+
+
 def on_bodies(quality: str) -> list[Row]:
     """One model per body, as in offline reinforcement learning of single tasks."""
     options = {"quality": quality, "episodes": 500}
     seeds = {"bc": (0, 1, 2), "td3bc": (0, 1, 2), "iql": (0, 1, 2), "dt": (0,)}
-    alone = [Row("independent", "hopper-walker-cheetah-v5", policy, its, stream_options=options) for policy, its in seeds.items()]
+    alone = [Row("independent", "hopper-walker-cheetah-v5", policy, its, stream_options=options, evaluation=ENDS)
+             for policy, its in seeds.items()]
     return [*alone, Row("independent", "hopper-walker-cheetah-v5", "sfbc", options={"steps": 13_000}, stream_options=options,
-                        policy_options={"behaviour_share": 3 / 13, "averaging": 0.001})]
+                        policy_options={"behaviour_share": 3 / 13, "averaging": 0.001}, evaluation=ENDS)]
 
 
 def in_order(order: str) -> list[Row]:
