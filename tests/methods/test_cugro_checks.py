@@ -30,7 +30,8 @@ def distance(lab, task):
 
 
 def test_dreams_of_the_first_task_outlive_three_more():
-    """Its distance grows to 2.5 times at most; a generator that is not shown its own dreams ends twice as far away."""
+    """Its distance grows to 2.5 times at most (measured: from 0.202 to 0.194); a generator that is not shown its own dreams ends at
+    least twice as far away (0.523)."""
     first, last = {}, {}
     for replay in (True, False):
         lab = Lab(settings(4, steps=400, on_collapse="go_on"))
@@ -50,7 +51,10 @@ def test_dreams_of_the_first_task_outlive_three_more():
 
 
 def test_it_keeps_what_real_old_data_keep(tmp_path):
-    """Of three seeds the median: at least 0.85 of the oracle's score, forgetting of at most 0.15; without replay at most 0.75."""
+    """Of three seeds the median: at least 0.85 of the oracle's score, forgetting of at most 0.15; without replay at most 0.6 of it.
+
+    Measured: 1.00, 0.95, 1.00 with dreams, 1.00, 0.97, 1.00 with real data, 0.67, 0.38, 0.33 without; forgotten 0 in all three.
+    """
     scores, forgotten = {}, []
     for replay in ("diffusion", "oracle", "none"):
         for seed in range(3):
@@ -62,5 +66,5 @@ def test_it_keeps_what_real_old_data_keep(tmp_path):
     print(scores, forgotten)
     middle = {replay: median(values) for replay, values in scores.items()}
     assert middle["diffusion"] >= 0.85 * middle["oracle"]
-    assert middle["none"] <= 0.75 * middle["oracle"]
+    assert middle["none"] <= 0.6 * middle["oracle"]
     assert median(forgotten) <= 0.15
