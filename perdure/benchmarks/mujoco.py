@@ -49,7 +49,7 @@ SETTINGS: dict[tuple[str, str, str], dict[str, object]] = {}
 """(method or *, policy, profile) -> recipe; nothing differs from the profile's."""
 
 POLICY: dict[tuple[str, str], dict[str, object]] = {("td3bc", "cpu"): {"rewards": "lifted"}}
-"""(policy, profile) -> options. All rewards of cheetah-vel are below 0, where td3bc leaves the data: docs/benchmarks/mujoco.md."""
+"""(policy, profile) -> options. cheetah-vel pays only below 0, where td3bc leaves the data: docs/benchmarks/mujoco.md."""
 
 
 @dataclass(frozen=True)
