@@ -48,8 +48,8 @@ MINARI = {"minari-simple": "simple-v0", "minari-medium": "medium-v0", "minari-ex
 SETTINGS: dict[tuple[str, str, str], dict[str, object]] = {}
 """(method or *, policy, profile) -> recipe; nothing differs from the profile's."""
 
-POLICY: dict[tuple[str, str], dict[str, object]] = {("td3bc", "cpu"): {"rewards": "lifted"}}
-"""(policy, profile) -> options. cheetah-vel pays only below 0, where td3bc leaves the data: docs/benchmarks/mujoco.md."""
+POLICY: dict[tuple[str, str], dict[str, object]] = {}
+"""(policy, profile) -> options; nothing differs from the profile's."""
 
 
 @dataclass(frozen=True)

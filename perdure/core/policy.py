@@ -42,8 +42,6 @@ class Stats:
     """Environment units; 95 % quantile of the episode returns."""
     reward_scale: float = 1.0
     """Times the rewards, the returns of the data and 0 span as many units as the longest episode has steps."""
-    reward_lift: float = 0.0
-    """In environment units; what raises the lowest reward of the data to 0, where one is below and no episode terminates."""
 
 
 @dataclass(frozen=True)

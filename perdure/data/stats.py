@@ -35,16 +35,7 @@ def statistics(data: Data) -> Stats:
     # with 0: returns of about one size lie close together, and scaled by that alone each reward would be many units
     span = max(float(max(returns.max(), 0.0) - min(returns.min(), 0.0)), 1e-6)
     reward_scale = float(np.asarray(data.lengths)[chosen].max()) / span
-    return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target, reward_scale,
-                 _reward_lift(data, chosen))
-
-
-def _reward_lift(data: Data, chosen: np.ndarray) -> float:
-    """What makes the lowest reward 0 where one is below 0. Where episodes terminate, that would change what is best: 0."""
-    steps = np.isin(np.repeat(np.arange(len(data.lengths)), data.lengths), chosen)
-    if np.asarray(data.array("terminated"))[steps].any():
-        return 0.0
-    return max(0.0, -float(np.asarray(data.array("rewards"))[steps].min()))
+    return Stats(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), scale, target, reward_scale)
 
 
 def behaviour_means(task: Task) -> dict[str, float]:

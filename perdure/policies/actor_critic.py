@@ -33,11 +33,9 @@ class ActorCriticConfig(BCConfig):
     """Of the next step's value."""
     target_rate: float = 0.005
     """Share of the new weights in each update of the targets."""
-    rewards: Literal["lifted", "scaled", "raw"] = "scaled"
+    rewards: Literal["scaled", "raw"] = "scaled"
     """scaled: so that the returns of a task's data and 0 span as many units as its longest episode has steps, much as IQL does on
-    D4RL's locomotion; lifted: before that, the lowest of the data is raised to 0 if it is below and no episode terminates, so
-    that critics, which begin at 0, think little of actions that they have not seen (Sun et al. 2022, arXiv 2209.07288); raw: as
-    they are."""
+    D4RL's locomotion; raw: as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,14 +72,11 @@ class ActorCritic(BC):
             inputs = spec.obs.size + (spec.action.size if name.startswith("q") else 0)
             net.add_task(task, spec.key, inputs)
         self.register_buffer(f"reward_scale_{task}", torch.ones(()))
-        self.register_buffer(f"reward_lift_{task}", torch.zeros(()))
 
     def set_statistics(self, task: int, stats: Stats) -> None:
         super().set_statistics(task, stats)
-        if self.config.rewards != "raw":
+        if self.config.rewards == "scaled":
             self.get_buffer(f"reward_scale_{task}").fill_(stats.reward_scale)
-        if self.config.rewards == "lifted":
-            self.get_buffer(f"reward_lift_{task}").fill_(stats.reward_lift)
 
     # -- what teaches ---------------------------------------------------------------------------------------
 
@@ -128,10 +123,10 @@ class ActorCritic(BC):
 
     def target(self, batch: Windows, after: Tensor) -> Tensor:
         """(B,), reward and the discounted value (B,) `after` the step, which an end by time limit keeps and a termination not."""
-        scale, lift = (torch.stack([self.get_buffer(f"reward_{what}_{t}") for t in batch.tasks]) for what in ("scale", "lift"))
+        scale = torch.stack([self.get_buffer(f"reward_scale_{t}") for t in batch.tasks])
         row = (batch.task.unsqueeze(1) == torch.tensor(batch.tasks, device=batch.task.device)).float()  # (B, K)
         goes_on = (~batch.terminated[:, 0]).float()
-        return (row @ scale) * (batch.reward[:, 0] + row @ lift) + self.config.discount * goes_on * after
+        return (row @ scale) * batch.reward[:, 0] + self.config.discount * goes_on * after
 
     # -- saving ---------------------------------------------------------------------------------------------
 

@@ -204,8 +204,8 @@ def _row(group: Group, collection: Collection) -> Row:
     first = group.first
     entries = {key: _metric_entry(group, key) for key in DEFINITIONS}
     entries["action_error"] = _numbers(group, reading.action_error, "no held-out action error was measured")
-    values, reason = normalised(group, collection.groups)
-    entries["normalised"] = Entry(summarise(values), reason=reason)
+    values, reason, notes = normalised(group, collection.groups)
+    entries["normalised"] = Entry(summarise(values), reason=reason, notes=notes)
     entries["next_task"] = _numbers(group, reading.next_task, "it does not act by descriptions alone")
     entries["raw_return"] = _numbers(group, reading.raw_return, "its episodes end at their first success")
     for key in ("distance", "coverage"):
@@ -338,18 +338,22 @@ def _scaled(value: float, units: tuple[tuple[float, str], ...], base: str) -> st
 
 def remarks(table: Table) -> list[str]:
     """Sentences below the table: what is not defined and why, which means leave tasks or seeds out, how good the data were."""
-    lines = []
+    lines: list[str] = []
     titles = {column.key: column.title for column in table.section("results")}
     rows_by_gap: dict[tuple[str, str], list[str]] = {}
+    rows_by_note: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         by_reason: dict[str, list[str]] = {}
         for key, title in titles.items():
             entry = row.entries[key]
             if entry.summary is None:
                 by_reason.setdefault(entry.reason, []).append(title)
-            lines += [f"{row.name}, {title}: {note}." for note in entry.notes]
+            for note in entry.notes:
+                rows_by_note.setdefault((title, note), []).append(row.name)
         for reason, names in by_reason.items():
             rows_by_gap.setdefault((", ".join(names), reason), []).append(row.name)
+    for (title, note), rows in rows_by_note.items():
+        lines.append(f"{', '.join(rows)}, {title}: {note}.")
     for (gaps, reason), rows in rows_by_gap.items():
         lines.append(f"{', '.join(rows)}: {gaps} not defined: {reason}.")
     kinds = {e.interval.kind for row in table.rows for e in row.entries.values() if e.interval}

@@ -52,8 +52,10 @@ def next_task(run: RunResult) -> float | None:
 
 def dreams(name: str) -> Callable[[RunResult], float | None]:
     """A number of `Fidelity`: mean over tasks but the last, of what was dreamed of them after the last task."""
+
     def read(run: RunResult) -> float | None:
-        found = [fidelity for (learned, _), fidelity in run.matrix.fidelity.items() if learned == run.matrix.n]
+        n = run.matrix.n
+        found = [fidelity for (learned, task), fidelity in run.matrix.fidelity.items() if learned == n and task < n - 1]
         return sum(getattr(one, name) for one in found) / len(found) if found else None
 
     return read

@@ -68,17 +68,6 @@ def test_times_the_reward_scale_returns_and_zero_span_as_many_units_as_the_longe
     assert statistics(dataset(items, holdout=0.0)).reward_scale == pytest.approx(5 / span, rel=1e-5)
 
 
-@pytest.mark.parametrize(("lowest", "terminates", "lift"), [(-3.0, False, 3.0), (-3.0, True, 0.0), (0.5, False, 0.0)])
-def test_rewards_are_lifted_to_zero_where_nothing_terminates(lowest, terminates, lift):
-    items = episodes(CONTINUOUS, (2, 5, 3))
-    for item in items:
-        item.rewards[:], item.terminated[:], item.truncated[:] = lowest + 2, False, False
-        item.truncated[-1] = True
-    items[1].rewards[2] = lowest
-    items[1].terminated[-1], items[1].truncated[-1] = terminates, not terminates
-    assert statistics(dataset(items, holdout=0.0)).reward_lift == pytest.approx(lift)
-
-
 def test_images_are_not_normalised():
     stats = statistics(dataset(episodes(IMAGES, (3, 3)), IMAGES))
     assert not stats.mean.any()

@@ -29,7 +29,7 @@ def policy_of(kind, config, *specs, **options):
     for task, spec in enumerate(specs or (VECTOR, VECTOR)):
         size = spec.obs.size
         g = torch.Generator().manual_seed(task)
-        stats = Stats(torch.randn(size, generator=g), torch.rand(size, generator=g) + 0.5, 2.0, 3.0, 0.5 + task, 4.0 + task)
+        stats = Stats(torch.randn(size, generator=g), torch.rand(size, generator=g) + 0.5, 2.0, 3.0, 0.5 + task)
         policy.add_task(task, spec, stats)
     return policy
 
@@ -180,15 +180,6 @@ def test_rewards_stay_as_they_are_on_demand(made):
     policy = made(rewards="raw")
     batch = batch_of(policy, 1)
     torch.testing.assert_close(policy.target(batch, torch.zeros(len(batch))), batch.reward[:, 0])
-
-
-@both
-def test_rewards_are_lifted_before_they_are_scaled_on_demand(made):
-    policy = made(rewards="lifted")
-    both_tasks = concatenate([batch_of(policy, 0), batch_of(policy, 1)])
-    raw = both_tasks.reward[:, 0]
-    wanted_rewards = torch.cat([0.5 * (raw[:6] + 4), 1.5 * (raw[6:] + 5)])
-    torch.testing.assert_close(policy.target(both_tasks, torch.zeros(12)), wanted_rewards)
 
 
 @pytest.mark.parametrize("spec", [CHOICE, IMAGE])

@@ -76,6 +76,23 @@ def test_scores_between_an_untrained_agent_and_one_model_per_task(tmp_path):
         assert row(table, name).entries["normalised"].summary.mean == pytest.approx(wanted)
 
 
+def test_a_task_where_one_model_gains_next_to_nothing_is_left_out_and_named(tmp_path):
+    single = matrix("independent", 0, **RETURNS)
+    single.set_cell(single.n, 1, [Episode(0.15, False, 40, None)])
+    save(tmp_path / "independent", single)
+    for seed in (0, 1):
+        save(tmp_path / f"finetune-{seed}", matrix("finetune", seed, **RETURNS))
+    table = build(collect([tmp_path]))
+    assert row(table, "finetune").entries["normalised"].summary.mean == pytest.approx((0.1 + 1) / 2)
+    said = [line for line in remarks(table) if "gains less than 0.1" in line]
+    assert len(said) == 1, "once for both rows"
+    assert f"without {single.tasks[1]}," in said[0] and "finetune" in said[0] and "independent" in said[0]
+    for task in (0, 2):
+        single.set_cell(single.n, task, [Episode(0.15, False, 40, None)])
+    (tmp_path / "independent" / "scores.json").write_text(json.dumps(single.to_json()))
+    assert row(build(collect([tmp_path])), "finetune").entries["normalised"].summary is None
+
+
 def test_one_model_per_task_is_that_of_the_same_policy_if_there_is_one(tmp_path):
     low = matrix("independent", 0, policy="sfbc", **RETURNS)
     for task in range(low.n):
@@ -96,9 +113,9 @@ def test_normalised_scores_need_one_model_per_task(five, tmp_path):
 
 
 def test_how_good_dreams_are_at_the_end_has_columns_of_its_own(five, tmp_path):
-    """Means over the tasks that were dreamed of after the last one, not of earlier times."""
+    """Means over the tasks before the last one, which was never replayed, and not of earlier times."""
     dreamed = matrix("er", 0)
-    for learned, task, distance in ((1, 0, 9.0), (3, 0, 0.1), (3, 1, 0.3)):
+    for learned, task, distance in ((1, 0, 9.0), (3, 0, 0.1), (3, 1, 0.3), (3, 2, 9.0)):
         dreamed.set_fidelity(learned, task, Fidelity(distance, 0.01, 0.02, coverage=1 - distance, novelty=1.0))
     save(tmp_path / "er", dreamed)
     save(tmp_path / "packnet", matrix("packnet", 0))

@@ -33,5 +33,4 @@ def test_every_row_has_a_place_in_the_table_of_reproductions(table):
 
 @pytest.mark.parametrize(("table", "row"), results.BASELINES.items())
 def test_rows_that_others_are_compared_with_exist(table, row):
-    names = [row.method + (f" ({label})" if (label := results.shown(row, table)) else "") for row in results.TABLES[table]]
-    assert row in names
+    assert row in [results.row_name(each, table) for each in results.TABLES[table]]
