@@ -4,9 +4,10 @@ Paper      Fujimoto and Gu 2021 (arXiv 2106.06860), eq. 3 to 5; TD3: Fujimoto et
 Objective  actor: -lambda Q(s, pi(s)) + (pi(s) - a)^2 with lambda = alpha / mean |Q|; critics: the lower target of two
 Differs    lambda is a mean per task, as tasks have different rewards; the critics have a head per task; rewards are scaled
            (`rewards raw` leaves them), and with the updates of the cpu profile, a fiftieth of the paper's, targets follow
-           ten times as fast, as they would not get near what they follow; actor and critics are updated by one optimizer, the
-           actor in every `delay`-th update, and it reads the critic from before that update, where the authors' code steps the
-           critics first; normalised observations are clamped at 10 standard deviations, and these are not enlarged by 0.001
+           ten times as fast, as they would not get near what they follow, and alpha is 1; actor and critics are updated by one
+           optimizer, the actor in every `delay`-th update, and it reads the critic from before that update, where the authors'
+           code steps the critics first; normalised observations are clamped at 10 standard deviations, and these are not
+           enlarged by 0.001
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class TD3BC(ActorCritic):
     Config = TD3BCConfig
     config: TD3BCConfig
     PROFILES: dict[str, dict[str, dict[str, Any]]] = {
-        "cpu": {"policy": {"target_rate": 0.05}, "training": {"steps": 20_000, **TRAINING}},
+        "cpu": {"policy": {"target_rate": 0.05, "alpha": 1.0}, "training": {"steps": 20_000, **TRAINING}},
         "paper": {"policy": {"rewards": "raw"}, "training": {"steps": 1_000_000, **TRAINING}},
     }
 
