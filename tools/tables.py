@@ -185,8 +185,6 @@ TABLES: dict[str, list[Row]] = {
         composed("cw10-v3", stream_options=ROLLOUTS, reuse="rollout"),
         *(composed("cw10-v3", variant="prune", join=join) for join in ("sharing", "addition")),
         composed("cw10-v3", variant="prune", attention="uniform"),
-        composed("cw10-v3", variant="prune", share="geometric"),
-        Row("packnet", "cw10-v3", "dt", options={"share": "geometric"}, label="share geometric"),
     ],
     "cw10-v3-dt-order-1": [Row("packnet", "cw10-v3", "dt", stream_options={"order": "1"}),
                            composed("cw10-v3", stream_options={"order": "1"}, variant="prune")],
