@@ -7,7 +7,8 @@ Differs    the critics have a head per task; V, both Q and the actor are updated
            a cosine; rewards are multiplied by the steps of the longest episode over the span of the returns and 0, where the code
            takes 1,000 over the largest return minus the smallest (both spans are equal where returns lie on both sides of 0 or
            reach it); observations are normalised and clamped at 10 standard deviations, where the code reads them as they are;
-           weights begin as torch's layers do, where the code's are orthogonal, and log deviations at -0.5, where the code has 0
+           weights begin as torch's layers do, where the code's are orthogonal, and log deviations at -0.5, where the code has 0;
+           with the updates of the cpu profile, a fiftieth of the paper's, targets follow ten times as fast
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class IQL(ActorCritic):
     Config = IQLConfig
     config: IQLConfig
     PROFILES: dict[str, dict[str, dict[str, Any]]] = {
-        "cpu": {"policy": {}, "training": {"steps": 20_000, **TRAINING}},
+        "cpu": {"policy": {"target_rate": 0.05}, "training": {"steps": 20_000, **TRAINING}},
         "paper": {"policy": {}, "training": {"steps": 1_000_000, **TRAINING}},
     }
 
