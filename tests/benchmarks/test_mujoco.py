@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 
 from perdure.benchmarks import STREAMS, behaviour, mujoco
 from perdure.benchmarks.behaviour import network, player
@@ -16,8 +18,11 @@ from perdure.benchmarks.mujoco import D4RL, ORDERS
 from perdure.benchmarks.mujoco_env import OBSERVED, MujocoFactory
 from perdure.benchmarks.mujoco_source import MujocoSource, training_of
 from perdure.benchmarks.mujoco_tasks import FAMILIES
+from perdure.continual.sketch import Sketches
 from perdure.core.errors import UsageError
+from perdure.data.collect import collect
 from perdure.data.store import Dataset
+from perdure.methods.cugro import CuGROConfig
 from perdure.streams import load_stream, outline
 
 simulated = pytest.mark.skipif(find_spec("mujoco") is None, reason="MuJoCo is not installed: pip install 'perdure[mujoco]'")
@@ -168,6 +173,21 @@ def test_one_command_makes_the_same_bytes_again(stream, tmp_path):
         made[workers] = {str(card.relative_to(tmp_path / workers)): Dataset.open(card.parent).digest for card in folders}
     assert len(made["1"]) == len(outline(stream, {})) == len(set(made["1"].values()))
     assert made["1"] == made["2"]
+
+
+@simulated
+def test_near_directions_are_not_taken_for_one_task(tmp_path):
+    """ant-15 and ant-19 are 13 degrees apart, two tasks of ant-dir-4-v5; cugro must dream both."""
+    points = {}
+    for name in ("ant-15", "ant-19"):
+        source = MujocoSource("ant-dir", name)
+        data = Dataset.open(collect(source, tmp_path / name, quality="expert", episodes=10, seed=0, workers=0))
+        rows = [np.hstack([t.observations[:-1], t.actions]) for t in map(data.trajectory, range(10))]
+        points[name] = torch.as_tensor(np.vstack(rows)).float()
+    for one, other in permutations(points):
+        sketches = Sketches(0)
+        sketches.add(0, points[one])
+        assert sketches.distance(0, points[one]) < 0.01 < CuGROConfig().recognise < 0.08 < sketches.distance(0, points[other])
 
 
 def test_the_source_of_a_task_names_its_licence_and_where_it_comes_from():
