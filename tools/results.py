@@ -16,7 +16,7 @@ from pathlib import Path
 from tables import BASELINES, TABLES, Row
 
 from perdure.api import execute
-from perdure.core.errors import GuardError, Held
+from perdure.core.errors import GuardError, Held, Interrupted
 from perdure.core.files import write_atomic
 from perdure.core.matrix import ScoreMatrix
 from perdure.core.metrics import measure
@@ -62,6 +62,8 @@ def work(table: str, only: list[str], seeds: list[int]) -> None:
             print("left to the process that holds it", flush=True)
         except GuardError as stop:
             print(f"stopped, and left out of the table: {stop}", flush=True)
+        except Interrupted as signal:
+            raise SystemExit(f"{signal}; or start this command again") from None
 
 
 def shown(row: Row, table: str) -> str:

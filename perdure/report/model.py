@@ -174,8 +174,9 @@ def _data(collection: Collection) -> tuple[str, ...]:
 
 
 def returns_columns(collection: Collection) -> tuple[Column, ...]:
-    """Raw return of every task after the last one, and the clipped one, where episodes have them."""
-    kinds = [("raw", "raw return"), ("clipped", "clipped return, the sum of the rewards' signs")][: 1 + _have(collection, True)]
+    """Raw return of every task after the last one, where episodes have one, and of games that count points the clipped one."""
+    points = _have(collection, True) and _whole(collection)
+    kinds = [("raw", "raw return"), ("clipped", "clipped return, the sum of the rewards' signs")][: 1 + points]
     return tuple(
         Column(f"{key}:{task}", f"{words}, {task}", f"{task}, {key}", "score", "returns")
         for task in (collection.first.tasks if _have(collection, False) else ()) for key, words in kinds
@@ -185,6 +186,12 @@ def returns_columns(collection: Collection) -> tuple[Column, ...]:
 def _have(collection: Collection, clipped: bool) -> bool:
     """Whether a run has the return of every task; where episodes end with success only failed ones have any."""
     return any(not np.isnan(run.matrix.raw_returns(clipped)[-1]).any() for run in collection.runs)
+
+
+def _whole(collection: Collection) -> bool:
+    """Whether every return after the last task is a whole number; the signs of other rewards say little."""
+    cells = [run.matrix.cells[place] for run in collection.runs for place in run.matrix.cells if place[0] == run.matrix.n]
+    return all(float(episode.raw_return or 0).is_integer() for cell in cells for episode in cell.episodes)
 
 
 def scale(matrix: ScoreMatrix) -> str:

@@ -76,6 +76,17 @@ def test_scores_between_an_untrained_agent_and_one_model_per_task(tmp_path):
         assert row(table, name).entries["normalised"].summary.mean == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(("raw", "shown"), [(30.0, True), (30.5, False)])
+def test_signs_of_rewards_are_summed_up_where_a_game_counts_points(raw, shown, tmp_path):
+    result = matrix("er", 0, **RETURNS)
+    for task in range(result.n):
+        result.set_cell(result.n, task, [Episode(0.5, None, 40, raw, 12.0)])
+    save(tmp_path / "er", result)
+    table = build(collect([tmp_path]))
+    keys = [column.key for column in table.columns]
+    assert f"raw:{result.tasks[0]}" in keys and (f"clipped:{result.tasks[0]}" in keys) == shown
+
+
 def test_a_task_where_one_model_gains_next_to_nothing_is_left_out_and_named(tmp_path):
     single = matrix("independent", 0, **RETURNS)
     single.set_cell(single.n, 1, [Episode(0.15, False, 40, None)])
