@@ -80,7 +80,10 @@ def styles(collection: Collection) -> dict[str, tuple[str, str]]:
     """Row -> (colour, marker); by name, so that a method keeps its colour however the rows are sorted."""
     names = sorted(group.name for group in collection.groups)
     taken = {FIXED[name] for name in names if name in FIXED}
-    free = [pair for pair in zip(COLOURS, MARKERS, strict=True) if pair not in taken]
+    count = len(COLOURS)
+    # With more rows than colours the markers move on by one, so that no two rows look the same before 49.
+    pairs = [(COLOURS[i % count], MARKERS[(i + i // count) % count]) for i in range(count * count)]
+    free = [pair for pair in pairs if pair not in taken]
     others = [name for name in names if name not in FIXED]
     look = {name: FIXED[name] for name in names if name in FIXED}
     return look | {name: free[i % len(free)] for i, name in enumerate(others)}

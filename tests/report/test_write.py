@@ -124,6 +124,14 @@ def test_methods_keep_their_colours_and_file_names_are_safe(make_run, tmp_path):
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
 
 
+def test_no_two_of_many_rows_look_the_same(tmp_path):
+    for i in range(20):
+        made = matrix("er", 0)
+        made.method = f"method-{i}"
+        save(tmp_path / made.method, made)
+    assert len(set(figures.styles(collect([tmp_path])).values())) == 20
+
+
 def test_who_leans_on_whom_is_drawn_and_told(tmp_path):
     for method in ("packnet", "finetune"):
         made = matrix(method, 0)
