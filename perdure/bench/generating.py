@@ -121,7 +121,7 @@ def generating(bench: Bench) -> list[Figure]:
     for profile, widths in WIDTHS.items():
         timed = bench.alternate({"ours": pairs(count, widths, OURS), "released": pairs(count, widths, RELEASED)})
         figures.append(_figure(f"generating {count} pairs, {profile} size", timed, bench, equality))
-        policy = open_policy("sfbc", profile, bench.scale, views, "cpu")
+        policy = open_policy("sfbc", profile, bench.scale, views, "cpu", candidates=CANDIDATES, evaluations=OURS.evaluations)
         assert isinstance(policy, SfBC)
         policy.eval()
         timed = bench.alternate({"ours": together(policy), "released": one_by_one(policy)})

@@ -116,14 +116,14 @@ def policy_maker(name: str, profile: str, scale: Scale, options: Mapping[str, An
     """Makes fresh policies of a profile's size, with what a method asks of them in `options`."""
     policy_class = find(name, POLICIES, "policy")
     sizes = policy_class.PROFILES[profile]["policy"] if scale.policy is None else scale.policy[name]
-    config = policy_class.Config(**dict(options or {}) | sizes)
+    config = policy_class.Config(**sizes | dict(options or {}))
     return lambda: policy_class(config)
 
 
-def open_policy(name: str, profile: str, scale: Scale, views: Views, device: str) -> Policy:
+def open_policy(name: str, profile: str, scale: Scale, views: Views, device: str, **options: Any) -> Policy:
     """A policy with the first task open, with keyed initial weights."""
     with keyed(0, "bench"):
-        policy = policy_maker(name, profile, scale)()
+        policy = policy_maker(name, profile, scale, options)()
         policy.add_task(0, SPEC, views.views[0].stats())
     return policy.to(device)
 

@@ -10,8 +10,9 @@ Needs      the task id at test time; data of earlier tasks with `replay oracle`,
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
            the updates do not grow with it; the behaviour model is told the task, and every task has its own scale (one scale for
            all, that of the first task, leaves later tasks of cheetah-vel 14 deviations away); both generators act and dream with
-           averaged weights, low time frequencies and 15 evaluations of a second-order sampler; the penalty is a mean over tasks;
-           tasks whose data come again are recognised and not dreamed; dreams that no longer look like the data stop the run.
+           averaged weights, low time frequencies and a second-order sampler (15 evaluations a dream); the penalty is a mean over
+           tasks; tasks whose data come again are recognised and not dreamed; dreams that no longer look like the data stop the
+           run.
            `compat`: as in the released code, but the critic's dreams keep the observations of the first set and draw actions
            anew, where the code draws both anew; updates take the place of epochs, all with one learning rate and clipped; sizes
            are those of the profile; dreams are clamped to the range of the data and 5 % more; the state generator is told a task
@@ -58,7 +59,7 @@ RELEASED: dict[str, Any] = {
 
 RELEASED_POLICY: dict[str, Any] = {
     "told": False, "frequency_scale": 30.0, "sampler": "dpm-3", "evaluations": 100, "grid": "time", "critic_inputs": "raw",
-    "sweeps": 0, "averaging": 0.0,
+    "sweeps": 0, "averaging": 0.0, "candidates": 32,
 }  # fmt: skip
 
 OWN_POLICY: dict[str, Any] = {"averaging": 0.001, "sweeps": 0}
