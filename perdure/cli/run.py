@@ -139,7 +139,7 @@ def _elsewhere(words: list[str]) -> list[str]:
     from perdure.policies import POLICIES
 
     named = [next((word for word in words if word in table), plain)
-             for table, plain in ((METHODS, "finetune"), (POLICIES, "bc"), (STREAMS, "toy"))]
+             for table, plain in ((METHODS, "finetune"), (POLICIES, ""), (STREAMS, "toy"))]
     return [f"--{group}.{field}" for group, cls in _dotted(*named).items() for field in field_types(cls)]
 
 

@@ -13,6 +13,7 @@ LINES = {
     "run packnet toy --policy bcc": ("unknown policy 'bcc'", "did you mean 'bc'?"),
     "run packnet toy --profile papr": ("--profile is 'papr'", "did you mean 'paper'?"),
     "run packnet toy --sede 1": ("unknown option --sede", "did you mean '--seed'?"),
+    "run cugro toy --averge 1": ("unknown option --averge", "did you mean '--policy.average'?"),
     "run packnet toy --seed one": ("--seed is 'one'", "a whole number"),
     "run packnet toy --seed -1": ("seed is -1", "from 0"),
     "run packnet toy --seed 1 1": ("--seed is 1 1", "different"),
