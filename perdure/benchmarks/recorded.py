@@ -1,4 +1,4 @@
-"""Datasets that scripted experts make: opened, and collected first where they are not there yet. Imports no torch."""
+"""Datasets that behaviour policies make: opened, and collected first where they are not there yet. Imports no torch."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def recorded(tasks: Sequence[TaskOutline], say: Callable[[str], None], workers: 
         assert task.folder is not None
         if not task.present:
             what = f"{task.episodes} {task.quality} episodes of {task.source.task}"
-            say(f"collecting {what} into {task.folder} (scripted policy, no download)")
+            say(f"collecting {what} into {task.folder} (in the simulator, no download)")
         collect(task.source, task.folder, quality=task.quality, episodes=task.episodes, seed=0, workers=workers,
                 progress=collecting(task.source.task, sparsely(say)))
         opened[task.folder] = Dataset.open(task.folder)
