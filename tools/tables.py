@@ -48,6 +48,10 @@ AS_LONG = {"steps": 20_000}
 """As many updates as td3bc and iql have."""
 
 
+SFBC_ALONE: dict[str, Any] = {"options": {"steps": 13_000}, "behaviour_share": 3 / 13, "averaging": 0.001}
+"""3,000 updates of the behaviour model, and 5,000 of each of its two trainings of a critic."""
+
+
 def on_body(quality: str, policy: str, seeds: tuple[int, ...] = (0, 1, 2), label: str | None = None,
             options: dict[str, Any] | None = None, **policy_options: Any) -> Row:
     """One model per body, as in offline reinforcement learning of single tasks."""
@@ -61,8 +65,7 @@ def on_bodies(quality: str) -> list[Row]:
         on_body(quality, "bc"), on_body(quality, "bc", label="20,000 updates", options=AS_LONG),
         on_body(quality, "td3bc"), on_body(quality, "iql"), on_body(quality, "dt", (0,)),
         on_body(quality, "iql", (0,), "temperature 0", temperature=0.0),
-        # 3,000 updates of the behaviour model, and 5,000 of each of its two trainings of a critic
-        on_body(quality, "sfbc", (0,), options={"steps": 13_000}, behaviour_share=3 / 13, averaging=0.001),
+        on_body(quality, "sfbc", (0,), **SFBC_ALONE),
     ]
 
 
@@ -234,7 +237,10 @@ TABLES: dict[str, list[Row]] = {
     "atari5-v5-dt": [Row(method, "atari5-v5", "dt", evaluation={"episodes": 10, "shared": 5, "curve": 0})
                      for method in ("independent", "tsn_affinity", "tsn", "finetune")],
     "hopper-walker-cheetah-v5": [*on_bodies("medium"), *iql_varied()],
-    "hopper-walker-cheetah-v5-replay": on_bodies("medium-replay"),
+    "hopper-walker-cheetah-v5-replay": [
+        *on_bodies("medium-replay"),
+        on_body("medium-replay", "sfbc", (0,), "32 candidates, 15 evaluations", candidates=32, evaluations=15, **SFBC_ALONE),
+    ],
     "cheetah-vel-v5": [*valued("bc"), *valued("td3bc", alpha=0.1), *valued("iql")],
     "cheetah-vel-v5-dreams": [
         dreamed("cheetah-vel-v5", FIVE),
