@@ -156,10 +156,6 @@ ROLLOUTS = {"rollouts": True}
 PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 """Of Panda streams: episodes that end with success; observations and actions padded to one size."""
 
-FEW, FEW_TRIES = {"episodes": 100}, {"episodes": 10, "shared": 10, "curve": 0}
-"""Of MuJoCo streams and their evaluation: the reference mode takes 100 evaluations for every act, and dreams as much as there are
-data."""
-
 LADDER = {"quality": "medium-replay"}
 """Of MuJoCo streams: data of which the critic has something to choose; of an expert's almost any action is good."""
 
@@ -249,6 +245,8 @@ TABLES: dict[str, list[Row]] = {
         *with_sfbc("cheetah-vel-v5", "independent", FIVE),
         *with_sfbc("cheetah-vel-v5", "er", **AS_DREAMS),
         *with_sfbc("cheetah-vel-v5", "ewc joint"),
+        *(replace(row, label=f"strength {row.options['strength']:g}") for strength in (0.01, 0.0001)
+          for row in with_sfbc("cheetah-vel-v5", "ewc", strength=strength)),
         *(Row(method, "cheetah-vel-v5", evaluation=SHORT) for method in ("dgr", "tdgr", "cril", "independent")),
     ],
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
@@ -259,11 +257,7 @@ TABLES: dict[str, list[Row]] = {
     "cheetah-vel-v5-dreams-ablations": [
         dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", guidance=1.0), dreamed("cheetah-vel-v5", evaluations=5), dreamed("cheetah-vel-v5", dreams=2000),
-    ],
-    "cheetah-vel-v5-dreams-reference": [
-        Row("independent", "cheetah-vel-v5", "sfbc", stream_options=FEW, policy_options=OWN_POLICY, evaluation=FEW_TRIES,
-            label="episodes 100"),
-        *(dreamed("cheetah-vel-v5", stream_options=FEW, evaluation=FEW_TRIES, compat=compat) for compat in (False, True)),
+        dreamed("cheetah-vel-v5", compat=True),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,
@@ -278,7 +272,6 @@ BASELINES = {
     **{table: "cugro" for table in TABLES if "-dreams" in table},
     **{table: "independent (bc)" for table in TABLES if table.startswith("hopper")},
     "cheetah-vel-v5": "finetune (bc)",
-    "cheetah-vel-v5-dreams-reference": "cugro (compat, episodes 100)",
     "cheetah-vel-v5-dreams-penalty": "cugro (penalty 1.0, quality medium-replay)",
 }
 """Table -> the row that the others are compared with, where it is not `finetune`."""
