@@ -238,6 +238,12 @@ TABLES: dict[str, list[Row]] = {
         on_body("medium-replay", "sfbc", (0,), "32 candidates, 15 evaluations", candidates=32, evaluations=15, **SFBC_ALONE),
     ],
     "cheetah-vel-v5": [*valued("bc"), *valued("td3bc", alpha=0.1), *valued("iql")],
+    "swimmer-dir-v5": [
+        Row("independent", "swimmer-dir-v5", evaluation=SHORT),
+        *(Row("independent", "swimmer-dir-v5", "sfbc", (0,), options, policy_options=OWN_POLICY | acting, evaluation=SHORT, label=label)
+          for label, options, acting in ((None, {}, {}), ("any action", {}, {"candidates": 1, "average": 1}),
+                                         ("24,000 updates", {"steps": 24_000}, {}))),
+    ],
     "cheetah-vel-v5-dreams": [
         dreamed("cheetah-vel-v5", FIVE),
         *(dreamed("cheetah-vel-v5", FIVE, replay=replay) for replay in ("oracle", "none", "noise")),
@@ -270,7 +276,7 @@ TABLES: dict[str, list[Row]] = {
 
 BASELINES = {
     **{table: "cugro" for table in TABLES if "-dreams" in table},
-    **{table: "independent (bc)" for table in TABLES if table.startswith("hopper")},
+    **{table: "independent (bc)" for table in TABLES if table.startswith("hopper") or table == "swimmer-dir-v5"},
     "cheetah-vel-v5": "finetune (bc)",
     "cheetah-vel-v5-dreams-penalty": "cugro (penalty 1.0, quality medium-replay)",
 }
