@@ -240,9 +240,10 @@ TABLES: dict[str, list[Row]] = {
     "cheetah-vel-v5": [*valued("bc"), *valued("td3bc", alpha=0.1), *valued("iql")],
     "swimmer-dir-v5": [
         Row("independent", "swimmer-dir-v5", evaluation=SHORT),
-        *(Row("independent", "swimmer-dir-v5", "sfbc", (0,), options, policy_options=OWN_POLICY | acting, evaluation=SHORT, label=label)
-          for label, options, acting in ((None, {}, {}), ("any action", {}, {"candidates": 1, "average": 1}),
-                                         ("24,000 updates", {"steps": 24_000}, {}))),
+        *with_sfbc("swimmer-dir-v5", "independent"),
+        *(replace(row, label="24,000 updates") for row in with_sfbc("swimmer-dir-v5", "independent", steps=24_000)),
+        *(replace(row, label="any action", policy_options=OWN_POLICY | {"candidates": 1, "average": 1})
+          for row in with_sfbc("swimmer-dir-v5", "independent")),
     ],
     "cheetah-vel-v5-dreams": [
         dreamed("cheetah-vel-v5", FIVE),
