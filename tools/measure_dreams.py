@@ -62,6 +62,7 @@ def distances(made: Tensor | None, sampler: Sampler) -> list[str]:
         return []
     every = observations(sampler, sampler.starts["train"].step).double()
     mean, std = every.mean(0), every.std(0)
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))  # what never varies counts as it is
     made, real = (made - mean) / std, [(observations(sampler, steps) - mean) / std for steps in parts(sampler) if len(steps)]
     return [f"{float(nearest(part, made).mean()):.2f}" for part in real]
 

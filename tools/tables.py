@@ -258,7 +258,8 @@ TABLES: dict[str, list[Row]] = {
     ],
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
     "walker-params-v5-dreams": published("walker-params-v5"),
-    "metaworld5-v3-dreams": published("metaworld5-v3"),
+    "metaworld5-v3-dreams": [*published("metaworld5-v3"), dreamed("metaworld5-v3", dreams=40_000),
+                             dreamed("metaworld5-v3", penalty=10.0), dreamed("metaworld5-v3", state_steps=6000)],
     "ant-dir-4-v5-dreams": [dreamed("ant-dir-4-v5"), *with_sfbc("ant-dir-4-v5", "er", **AS_DREAMS),
                             *with_sfbc("ant-dir-4-v5", "independent joint")],
     "cheetah-vel-v5-dreams-ablations": [
