@@ -38,13 +38,13 @@ class Dreams(nn.Module):
         """Make room for `count` pairs of a task."""
         assert isinstance(spec.action, Box)
         new = {"obs": torch.zeros(count, spec.obs.size), "action": torch.zeros(count, spec.action.size),
-               "value": torch.zeros(count)}
+               "timestep": torch.zeros(count, dtype=torch.int64), "value": torch.zeros(count)}
         for name, rows in new.items():
             self.register_buffer(name, torch.cat([self.get_buffer(name), rows]) if self.sets else rows)
         self.sets[task] = (count, spec)
 
     def put(self, task: int, begin: int, **values: Tensor) -> None:
-        """Store `obs` (n, O) raw, `action` (n, A) in [-1, 1] or `value` (n,) from row `begin` of a task on."""
+        """Store `obs` (n, O) raw, `action` (n, A) in [-1, 1], `timestep` (n,) or `value` (n,) from row `begin` of a task on."""
         for name, rows in values.items():
             self._of(name, task)[begin : begin + len(rows)] = rows
 
@@ -70,7 +70,7 @@ class Dreams(nn.Module):
 
     def clear(self) -> None:
         """Let go of all of them."""
-        for name in ("obs", "action", "value") if self.sets else ():
+        for name in ("obs", "action", "timestep", "value") if self.sets else ():
             delattr(self, name)
         self.sets.clear()
 
@@ -81,8 +81,10 @@ class Dreams(nn.Module):
         known = torch.tensor([tasks, self._begins(), [count for count, _ in self.sets.values()]], device=g.device)
         task, begin, count = known.repeat_interleave(torch.tensor(share, device=g.device), 1, output_size=n)
         rows = begin + (torch.rand(n, generator=g, dtype=torch.float64, device=g.device) * count).long()
-        obs, action, value = (self.get_buffer(name).index_select(0, rows) for name in ("obs", "action", "value"))
-        return as_windows(obs, action, task, tuple(tasks), self.sets[tasks[0]][1], {"kept": value})
+        obs, action, timestep, value = (self.get_buffer(name).index_select(0, rows)
+                                        for name in ("obs", "action", "timestep", "value"))
+        windows = as_windows(obs, action, task, tuple(tasks), self.sets[tasks[0]][1], {"kept": value})
+        return replace(windows, timestep=timestep.unsqueeze(1))
 
     def architecture(self) -> dict[str, Any]:
         return {"sets": [{"task": task, "count": count, "spec": spec.to_json()} for task, (count, spec) in self.sets.items()]}
@@ -129,3 +131,10 @@ def rows_of(view: Any) -> tuple[Tensor, Tensor]:
     sampler = view.sampler
     steps = sampler.starts["train"].step
     return sampler.obs[steps + sampler.episode[steps]], sampler.action[steps]
+
+
+def times_of(view: Any) -> Tensor:
+    """(N,) int64, when in their episodes these are."""
+    steps: Tensor = view.sampler.starts["train"].step
+    timestep: Tensor = view.sampler.timestep[steps]
+    return timestep

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 
+from perdure.continual.episode_times import EpisodeTimes
 from perdure.core.batch import Windows, places
 from perdure.core.method import Step
 from perdure.core.policy import Stats
@@ -27,24 +28,29 @@ class StateModel(nn.Module):
     """Scales observations, tells the network the task, and draws with the average of its weights."""
 
     def __init__(self, make: Callable[[int], StateNet | None], scale: Literal["task", "first", "range"],
-                 averaging: float):
+                 averaging: float, timed: bool = False):
         """Args:
         make: from the size of an observation to the network; None where only scales are wanted.
         scale: `task`: every task's own mean and deviation; `first`: those of the first task for all; `range`: every task's own
             range becomes [-1, 1].
         averaging: share of the new weights in each update of the average; 0: the weights themselves draw.
+        timed: whether the network is told `WAVES` numbers of when in an episode an observation is.
         """
         super().__init__()
+        self.times = EpisodeTimes() if timed else None
         self.make, self.scale, self.averaging = make, scale, averaging
         self.net: StateNet | None = None
         self.told = nn.ParameterDict()
         self.averages = MovingAverage(averaging, warm_up=True)
         self.size = 0
 
-    def add_task(self, task: int, stats: Stats, low: Tensor, high: Tensor) -> None:
-        """Open a task with the statistics and the range (O,) each of its observations."""
+    def add_task(self, task: int, stats: Stats, low: Tensor, high: Tensor, steps: Tensor | None = None) -> None:
+        """Open a task with the statistics and the range (O,) each of its observations, and the steps (N,) of their episodes that
+        they are at, where these are told."""
         self._open(task, len(low))
         self.averages.restart()
+        if self.times is not None and steps is not None:
+            self.times.add(task, steps)
         if self._whose(task) == task:
             centre, width = ((low + high) / 2, (high - low) / 2) if self.scale == "range" else (stats.mean, stats.std)
             self.get_buffer(f"centre_{task}").copy_(centre)
@@ -61,6 +67,8 @@ class StateModel(nn.Module):
         self.register_buffer(f"low_{task}", torch.zeros(size))
         self.register_buffer(f"high_{task}", torch.zeros(size))
         self.told[f"task-{task}"] = Parameter(torch.randn(TOLD))
+        if self.times is not None:
+            self.times.open(task)
 
     def tasks(self) -> list[int]:
         return [int(name.removeprefix("task-")) for name in self.told]
@@ -112,6 +120,8 @@ class StateModel(nn.Module):
               more: Tensor | None = None) -> dict[str, Tensor]:
         """One update on windows of one step: every part that is due, then the average. `descend` updates the optimizer
         "states <part>" with a loss."""
+        if self.times is not None:
+            more = self.times.waves(batch.timestep[:, 0], batch.task, batch.tasks)
         values = {}
         for part in self.parts():
             if self.due(part, step.index):
@@ -126,6 +136,15 @@ class StateModel(nn.Module):
             self.averages.follow({name: p for name, p in self.named_parameters() if name.startswith(("net.", "told."))})
 
     # -- drawing --------------------------------------------------------------------------------------------
+
+    def steps(self, task: int, n: int, g: Generator) -> Tensor:
+        """(n,) int64, steps of episodes as the task's observations are at; 0 where the network is not told them."""
+        return self.times.draw(task, n, g) if self.times is not None else torch.zeros(n, dtype=torch.int64, device=g.device)
+
+    def draw_at(self, task: int, steps: Tensor, g: Generator) -> Tensor:
+        """(n, O) raw observations of a task at these steps (n,)."""
+        index = torch.full_like(steps, task)
+        return self.draw(task, len(steps), g, None if self.times is None else self.times.waves(steps, index, (task,)))
 
     @torch.no_grad()
     def draw(self, task: int, n: int, g: Generator | None, more: Tensor | None = None) -> Tensor:

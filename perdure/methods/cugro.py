@@ -8,8 +8,9 @@ Keeps      the policy, the state generator, and per task a vector, ranges and a 
            Dreams are made when a task begins and let go of when it ends
 Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
-           the updates do not grow with it; the behaviour model is told the task, and every task has its own scale (one scale for
-           all, that of the first task, leaves later tasks of cheetah-vel 14 deviations away); both generators act and dream with
+           the updates do not grow with it; the behaviour model is told the task, the state generator when in an episode a state
+           is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), and every task has its own scale (one scale for all, that of the
+           first task, leaves later tasks of cheetah-vel 14 deviations away); both generators act and dream with
            averaged weights, low time frequencies and a second-order sampler (15 evaluations a dream); the penalty is a mean over
            tasks; tasks whose data come again are recognised and not dreamed; dreams that no longer look like the data stop the
            run.
@@ -32,7 +33,8 @@ import torch
 from torch import Generator, Tensor
 
 from perdure.continual.compat import set_released
-from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of
+from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
+from perdure.continual.episode_times import WAVES
 from perdure.continual.sketch import Sketches
 from perdure.continual.state_model import TOLD, StateModel
 from perdure.core.batch import Windows, average
@@ -53,14 +55,12 @@ AT_ONCE = 4096
 RELEASED: dict[str, Any] = {
     "dreams": 0, "balance": "equal", "budget": "growing", "scale": "range", "averaging": 0.0, "frequency_scale": 30.0,
     "sampler": "dpm-3", "evaluations": 100, "grid": "time", "penalty_over": "sum", "left_out": 0.0, "recognise": 0.0,
-    "on_collapse": "go_on",
+    "on_collapse": "go_on", "state_rate": 1.0, "timed": False,
 }  # fmt: skip
 """What `compat` sets."""
 
-RELEASED_POLICY: dict[str, Any] = {
-    "told": False, "frequency_scale": 30.0, "sampler": "dpm-3", "evaluations": 100, "grid": "time", "critic_inputs": "raw",
-    "sweeps": 0, "averaging": 0.0, "candidates": 32,
-}  # fmt: skip
+RELEASED_POLICY: dict[str, Any] = {"told": False, "frequency_scale": 30.0, "sampler": "dpm-3", "evaluations": 100, "grid": "time",
+                                   "critic_inputs": "raw", "sweeps": 0, "averaging": 0.0, "candidates": 32}
 
 OWN_POLICY: dict[str, Any] = {"averaging": 0.001, "sweeps": 0}
 """Options of the policy: of `compat`, and otherwise."""
@@ -81,9 +81,13 @@ class CuGROConfig(MethodConfig):
     """growing: the generators' updates grow with the number of tasks."""
     state_steps: int = 0
     """Updates of the state generator per task; 0: as many as of the behaviour model. An adversarial one's discriminator has five
-    for each of them; its dreams of cheetah-vel are at a distance of 0.44 after 1000, 0.18 after 1500 and 0.17 after 2000."""
+    for each of them."""
     state_width: int = 0
     """Of its outermost block; the inner ones have a half and a quarter. 0: the policy's width."""
+    state_rate: float = 3.0
+    """Learning rate of the diffusion generator over that of the policy."""
+    timed: bool = True
+    """The state generator is told when in an episode an observation is; otherwise it smears the few early ones."""
     scale: Literal["task", "first", "range"] = "task"
     """Of observations in the state generator: each task's own mean and deviation, those of the first task for all, or each task's
     range becomes [-1, 1]."""
@@ -124,7 +128,7 @@ class CuGROConfig(MethodConfig):
         super().__post_init__()
         set_released(self, RELEASED)
         not_negative(self, "method", "dreams", "state_steps", "averaging", "penalty", "recognise", "guidance")
-        positive(self, "method", "coreset", "collapse")
+        positive(self, "method", "coreset", "collapse", "state_rate")
         if self.state_width < 0 or self.state_width % 4:
             raise UsageError(f"method.state_width is {self.state_width}; give 0 or a number above 0 that 4 divides")
         if not (self.averaging <= 1 and 0 <= self.left_out < 1):
@@ -149,7 +153,8 @@ class CuGRO(Method):
         if not isinstance(self.policy, SfBC):
             raise UsageError(f"the policy is {type(self.policy).__name__}; cugro dreams what sfbc's behaviour model would do, so"
                              " use --policy sfbc")
-        self.states = StateModel(self._net, config.scale, config.averaging)
+        timed = config.timed and config.replay in NETS
+        self.states = StateModel(self._net, config.scale, config.averaging, timed)
         self.sketches = Sketches(seed)
         self.memory = ReplayMemory()
         self.resume = Dreams()
@@ -180,10 +185,11 @@ class CuGRO(Method):
         width = config.state_width or cast(SfBC, self.policy).config.width
         if config.replay not in NETS:
             return None
+        told = TOLD + (WAVES if config.timed else 0)
         if config.replay != "diffusion":
-            return NETS[config.replay](size, TOLD, 2 * width)
+            return NETS[config.replay](size, told, 2 * width)
         sampler = Sampler(config.sampler, config.evaluations, config.grid)
-        return DiffusionNet(size, TOLD, width, scale=config.frequency_scale, sampler=sampler, left_out=config.left_out,
+        return DiffusionNet(size, told, width, scale=config.frequency_scale, sampler=sampler, left_out=config.left_out,
                             guidance=config.guidance)
 
     @property
@@ -202,13 +208,14 @@ class CuGRO(Method):
             self.open_task(task, access)
             observations, _ = rows_of(view)
             with keyed(self.seed, "states", task.index):
-                self.states.add_task(task.index, view.stats(), observations.amin(0), observations.amax(0))
+                self.states.add_task(task.index, view.stats(), observations.amin(0), observations.amax(0), times_of(view))
             self.states.to(observations.device)
             named = dict(policy.named_parameters())
             self.optimizer("behaviour", {n: p for n, p in named.items() if not n.startswith("critic.")})
             self.optimizer("critic", {n: p for n, p in named.items() if n.startswith("critic.")})
+            rate = {"lr": config.learning_rate * config.state_rate} if config.replay == "diffusion" else {}
             for part, recipe in self.states.parts().items() if self._dreams_states else ():
-                self.optimizer(f"states {part}", self.states.trained(part), **recipe)
+                self.optimizer(f"states {part}", self.states.trained(part), **rate | recipe)
 
         def train_behaviour(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             values = {"fit": self.descend("behaviour", average(loss, self._mixed(view, step)))}
@@ -282,7 +289,7 @@ class CuGRO(Method):
                 self.repeated[earlier] = task.index
                 g = self.generator("repeated", task.index, earlier)
                 chosen = torch.randint(len(observations), (count,), generator=g).to(observations.device)
-                self._fill(earlier, 0, observations[chosen], actions[chosen])
+                self._fill(earlier, 0, observations[chosen], actions[chosen], times_of(access.current)[chosen])
 
     def _awake(self, task: int) -> list[int]:
         """Earlier tasks that are dreamed of while `task` is learned."""
@@ -296,34 +303,33 @@ class CuGRO(Method):
         """One part of the dreams of an earlier task; the last one says how far the worst dreams are from their data."""
         parts = self._parts(step.task)
         task, begin, n = parts[step.index]
-        device = self.dreams.of(task)[0].device
-        obs, action = self._replayed(task, n, step.generator("dream", device), access)
-        self._fill(task, begin, obs, action)
+        self._fill(task, begin, *self._replayed(task, n, step.generator("dream", self.dreams.of(task)[0].device), access))
         return {"distance": torch.tensor([*self._distances(step.task).values()]).max()} if step.index == len(parts) - 1 else {}
 
-    def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor]:
-        """Observations (n, O) and actions (n, A) of an earlier task."""
+    def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations (n, O), actions (n, A) and steps of their episodes (n,) of an earlier task."""
         if self.config.replay == "oracle":
             observations, actions = rows_of(access.past()[task])
             chosen = torch.randint(len(observations), (n,), generator=g, device=g.device)
-            return observations[chosen], actions[chosen]
+            return observations[chosen], actions[chosen], times_of(access.past()[task])[chosen]
         if self.config.replay == "noise":
             size = self.dreams.sets[task][1].action.size
             noise = self.states.unscaled(torch.randn(n, self.states.size, generator=g, device=g.device), task)
-            return noise, torch.rand(n, size, generator=g, device=g.device) * 2 - 1
+            return noise, torch.rand(n, size, generator=g, device=g.device) * 2 - 1, torch.zeros(n, device=g.device)
         return self._made(task, n, g)
 
-    def _made(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor]:
-        """Observations (n, O) of a task from the generator, and what the behaviour model would do there (n, A)."""
-        obs = self.states.draw(task, n, g)
-        return obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0]
+    def _made(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations (n, O) of a task from the generator, what the behaviour model would do there (n, A), and when (n,)."""
+        steps = self.states.steps(task, n, g)
+        obs = self.states.draw_at(task, steps, g)
+        return obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0], steps
 
     @torch.no_grad()
-    def _fill(self, task: int, begin: int, obs: Tensor, action: Tensor) -> None:
+    def _fill(self, task: int, begin: int, obs: Tensor, action: Tensor, steps: Tensor) -> None:
         """Store pairs with what the critic says of them before it learns the new task."""
         index = torch.full((len(obs),), task, device=obs.device)
         windows = as_windows(obs, action, index, (task,), self.dreams.sets[task][1])
-        self.dreams.put(task, begin, obs=obs, action=action, value=cast(SfBC, self.policy).value(windows, action))
+        self.dreams.put(task, begin, obs=obs, action=action, timestep=steps, value=cast(SfBC, self.policy).value(windows, action))
 
     @torch.no_grad()
     def _redream(self, step: Step) -> Mapping[str, Tensor]:
@@ -331,7 +337,8 @@ class CuGRO(Method):
         task, begin, n = self._parts(step.task)[step.index]
         obs = self.dreams.of(task)[0][begin : begin + n]
         g = step.generator("dream", obs.device)
-        self._fill(task, begin, obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0])
+        action = cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0]
+        self._fill(task, begin, obs, action, torch.zeros(n))
         return {}
 
     def _distances(self, task: int) -> dict[int, float]:
@@ -355,7 +362,7 @@ class CuGRO(Method):
                                  " Give the generators more method.state_steps, or use --method.on_collapse coreset")
             kept = self.memory.all(earlier)
             rows = torch.arange(self.dreams.sets[earlier][0], device=kept.obs.device) % len(kept)
-            self._fill(earlier, 0, kept.obs[rows, 0], kept.action[rows, 0])
+            self._fill(earlier, 0, kept.obs[rows, 0], kept.action[rows, 0], kept.timestep[rows, 0])
             self.coresets.append([earlier, task])
 
     def _finish(self, task: int, access: Any) -> None:
@@ -367,7 +374,7 @@ class CuGRO(Method):
         self.dreams.clear()
 
     def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
-        return self._made(task, n, g) if self._dreams_states else None
+        return self._made(task, n, g)[:2] if self._dreams_states else None
 
     # -- saving ---------------------------------------------------------------------------------------------
 

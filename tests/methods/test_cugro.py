@@ -135,6 +135,9 @@ def test_the_critics_loss_by_hand_and_heads_that_nothing_pulls():
         method, step = lab.method, Step(0, 2, "critic", 0)
         view = lab.access(2).current
         method.policy.annotate(view)
+        with torch.no_grad():
+            for j in (0, 1):
+                method.policy.critic.bank.heads[f"task-{j}"].weight.add_(0.1)  # so that it has moved from what it said
         new = view.windows(1, 8, step)
         old = method.dreams.draw(8, step.generator("dreams"))
         expected = (method.policy.value(new, new.action[:, 0]) - new.extra["value"]).square().mean()
@@ -173,6 +176,40 @@ def test_controls_run_on_the_same_path(replay):
     assert lab.actions(0).shape == lab.actions(1).shape
     assert (lab.method.dreamed(0, 3, torch.Generator()) is None) == (replay in ("noise", "none", "oracle"))
     assert (Need.PAST_DATA in lab.needs) == (replay == "oracle")
+
+
+@pytest.mark.parametrize(("options", "rate", "told"), [
+    ({}, 3.0, True), ({"state_rate": 1.0, "timed": False}, 1.0, False), ({"replay": "vae"}, 1.0, True),
+    ({"compat": True, "policy_options": {"evaluations": 4}}, 1.0, False),
+])  # fmt: skip
+def test_the_state_generator_learns_fast_and_is_told_the_time(options, rate, told):
+    lab, seen = Lab(config("cugro", "sfbc", tasks=2, **options)), []
+    lab.learn(0)
+    learn, loss = lab.method.states.learn, lab.method.states.loss
+    lab.method.states.learn = lambda descend, batch, step: seen.append(batch) or learn(descend, batch, step)
+    lab.method.states.loss = lambda part, obs, task, tasks, more: seen.append(more) or loss(part, obs, task, tasks, more)
+    states = begin(lab, 1, "states")
+    states.update(Step(0, 1, "states", 0))
+    assert lab.method.recipes["states generator"]["recipe"]["lr"] == pytest.approx(rate * lab.method.config.learning_rate)
+    batch, more = seen
+    assert (more is not None) == told
+    if told:
+        longest = torch.tensor([lab.access(k).current.sampler.timestep.max() + 1 for k in (0, 1)])[batch.task]
+        torch.testing.assert_close(more[:, 0], torch.sin(batch.timestep[:, 0] / longest * torch.pi / 2), atol=1e-4, rtol=1e-4)
+        assert batch.timestep[batch.task == 0].unique().numel() > 1, "dreams are of several times"
+
+
+def test_dreams_are_drawn_at_the_times_of_the_data():
+    """Of a generator that has learned, early dreams look like early data."""
+    lab = Lab(config("cugro", "sfbc", tasks=1, state_steps=600, state_width=64, batch=64, episodes=40, evaluations=10)).learn(0)
+    sampler, g = lab.access(0).current.sampler, torch.Generator().manual_seed(0)
+    obs, _, steps = lab.method._made(0, 500, g)
+    assert float(steps.float().mean()) == pytest.approx(float(sampler.timestep.float().mean()), rel=0.1)
+    real = sampler.obs[torch.arange(len(sampler.timestep)) + sampler.episode]
+    late = steps > steps.float().median()
+    apart = real[sampler.timestep > sampler.timestep.float().median()].mean(0) - real[sampler.timestep == 0].mean(0)
+    found = obs[late].mean(0) - obs[steps == steps.min()].mean(0)
+    assert float(torch.nn.functional.cosine_similarity(apart, found, dim=0)) > 0.9
 
 
 @pytest.mark.parametrize(("method", "policy", "option"), [("cugro", "sfbc", "replay"), ("dgr", "bc", "generator"),
@@ -348,7 +385,7 @@ def test_the_reference_mode_runs():
 @pytest.mark.parametrize(("options", "words"), [
     ({"replay": "dreams"}, "method.replay is 'dreams'; use one of diffusion"), ({"penalty": -1.0}, "method.penalty is -1.0"),
     ({"state_width": 30}, "method.state_width is 30"), ({"averaging": 2.0}, "method.averaging is 2.0"),
-    ({"state_steps": -1}, "method.state_steps is -1"),
+    ({"state_steps": -1}, "method.state_steps is -1"), ({"state_rate": 0.0}, "method.state_rate is 0.0"),
     ({"guidance": 1.0, "left_out": 0.0}, "method.guidance is 1.0 .* left_out 0.0"),
     ({"guidance": 1.0, "replay": "vae"}, "method.guidance is 1.0 with replay vae"),
     ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "evaluations": 7},
