@@ -258,14 +258,16 @@ TABLES: dict[str, list[Row]] = {
     ],
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
     "walker-params-v5-dreams": published("walker-params-v5"),
-    "metaworld5-v3-dreams": [*published("metaworld5-v3"), dreamed("metaworld5-v3", dreams=40_000),
-                             dreamed("metaworld5-v3", penalty=10.0), dreamed("metaworld5-v3", state_steps=6000)],
+    "metaworld5-v3-dreams": [
+        *published("metaworld5-v3"), dreamed("metaworld5-v3", timed=False, state_rate=1.0), dreamed("metaworld5-v3", timed=False),
+        dreamed("metaworld5-v3", dreams=40_000),
+    ],
     "ant-dir-4-v5-dreams": [dreamed("ant-dir-4-v5"), *with_sfbc("ant-dir-4-v5", "er", **AS_DREAMS),
                             *with_sfbc("ant-dir-4-v5", "independent joint")],
     "cheetah-vel-v5-dreams-ablations": [
         dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", guidance=1.0), dreamed("cheetah-vel-v5", evaluations=5), dreamed("cheetah-vel-v5", dreams=2000),
-        dreamed("cheetah-vel-v5", compat=True),
+        dreamed("cheetah-vel-v5", timed=False, state_rate=1.0), dreamed("cheetah-vel-v5", compat=True),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,
