@@ -67,8 +67,8 @@ def distances(made: Tensor | None, sampler: Sampler) -> list[str]:
     return [f"{float(nearest(part, made).mean()):.2f}" for part in real]
 
 
-def row(name: str, agent: str, errors: list[str], distances: list[str]) -> None:
-    cells = [cell for part in (errors, distances) for cell in part + [""] * (len(FROM) - len(part))]
+def row(name: str, agent: str, wrong: list[str], away: list[str]) -> None:
+    cells = [cell for part in (wrong, away) for cell in part + [""] * (len(FROM) - len(part))]
     print(f"| {' | '.join([name, agent, *cells])} |", flush=True)
 
 
