@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of
+from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
 from perdure.continual.state_model import TOLD, StateModel
 from perdure.core.batch import Windows, average
 from perdure.core.config import positive
@@ -145,7 +145,7 @@ class Dreaming(Method):
             self.open_task(task, access)
             observations, _ = rows_of(view)
             with keyed(self.seed, "states", index):
-                self.states.add_task(index, view.stats(), observations.amin(0), observations.amax(0))
+                self.states.add_task(index, view.stats(), observations, times_of(view))
                 self.opened(index, view)
             self.to(observations.device)
             self.optimizer("policy", dict(self.policy.named_parameters()))

@@ -20,16 +20,24 @@ WAVES = 2 * OCTAVES
 """Numbers that a generator is told."""
 
 LEVELS = 33
-"""Quantiles of its steps that are kept of a task, from the first to the last."""
+"""Quantiles of its steps that are kept of a task."""
 
 
 class EpisodeTimes(nn.Module):
-    """Quantiles of the steps of every task's episodes at which its observations are (132 bytes each)."""
+    """Quantiles of the steps of every task's episodes at which its observations are (132 bytes each).
+
+    Step t is the stretch from t to t + 1, evenly filled, so that a number drawn between two quantiles and rounded down is a step
+    as often as the data have it.
+    """
 
     def add(self, task: int, timestep: Tensor) -> None:
         """Of the observations (N,) of a task, which is open."""
-        levels = torch.linspace(0, len(timestep) - 1, LEVELS, device=timestep.device).round().long()
-        self.get_buffer(f"steps_{task}").copy_(timestep.sort().values[levels])
+        count = torch.bincount(timestep).double()
+        before = torch.cat([count.new_zeros(1), count.cumsum(0) / count.sum()])  # (T + 1,) share of the data before each step
+        level = torch.linspace(0, 1, LEVELS, dtype=before.dtype, device=before.device)
+        step = (torch.searchsorted(before, level, right=True) - 1).clamp(max=len(count) - 1)
+        within = (level - before[step]) / (before[step + 1] - before[step])
+        self.get_buffer(f"steps_{task}").copy_(step + within)
 
     def open(self, task: int) -> None:
         """Make room."""
@@ -41,11 +49,11 @@ class EpisodeTimes(nn.Module):
         place = torch.rand(n, generator=g, device=known.device) * (LEVELS - 1)
         low = place.long().clamp(max=LEVELS - 2)
         between = known[low] + (place - low) * (known[low + 1] - known[low])
-        return between.round().long()
+        return between.long().clamp(max=int(known[-1]) - 1)
 
     def waves(self, timestep: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
         """(B, WAVES) of steps (B,) of these tasks (B,), as shares of each one's longest episode."""
-        last = torch.stack([self.get_buffer(f"steps_{k}")[-1] for k in tasks])[places(task, tasks)]
-        turns = torch.tensor([2.0**octave for octave in range(OCTAVES)], device=last.device)
-        angle = (timestep / (last + 1)).unsqueeze(1) * turns * (math.pi / 2)
+        longest = torch.stack([self.get_buffer(f"steps_{k}")[-1] for k in tasks])[places(task, tasks)]
+        turns = torch.tensor([2.0**octave for octave in range(OCTAVES)], device=longest.device)
+        angle = (timestep / longest).unsqueeze(1) * turns * (math.pi / 2)
         return torch.cat([angle.sin(), angle.cos()], 1)

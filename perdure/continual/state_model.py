@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 
+from perdure.continual.episode_scales import EpisodeScales
 from perdure.continual.episode_times import EpisodeTimes
 from perdure.core.batch import Windows, places
 from perdure.core.method import Step
@@ -34,24 +35,28 @@ class StateModel(nn.Module):
         scale: `task`: every task's own mean and deviation; `first`: those of the first task for all; `range`: every task's own
             range becomes [-1, 1].
         averaging: share of the new weights in each update of the average; 0: the weights themselves draw.
-        timed: whether the network is told `WAVES` numbers of when in an episode an observation is.
+        timed: whether the network is told `WAVES` numbers of when in an episode an observation is; with scale `task` the mean
+            and the deviation are then those at that time.
         """
         super().__init__()
         self.times = EpisodeTimes() if timed else None
+        self.moments = EpisodeScales() if timed and scale == "task" else None
         self.make, self.scale, self.averaging = make, scale, averaging
         self.net: StateNet | None = None
         self.told = nn.ParameterDict()
         self.averages = MovingAverage(averaging, warm_up=True)
         self.size = 0
 
-    def add_task(self, task: int, stats: Stats, low: Tensor, high: Tensor, steps: Tensor | None = None) -> None:
-        """Open a task with the statistics and the range (O,) each of its observations, and the steps (N,) of their episodes that
-        they are at, where these are told."""
+    def add_task(self, task: int, stats: Stats, obs: Tensor, steps: Tensor) -> None:
+        """Open a task with its observations (N, O), of which only statistics are kept, and the steps (N,) of their episodes."""
+        low, high = obs.amin(0), obs.amax(0)
         self._open(task, len(low))
         self.averages.restart()
-        if self.times is not None and steps is not None:
+        if self.times is not None:
             self.times.add(task, steps)
-        if self._whose(task) == task:
+        if self.moments is not None:
+            self.moments.add(task, obs, steps, stats.mean.to(obs.device), stats.std.to(obs.device))
+        elif self._whose(task) == task:
             centre, width = ((low + high) / 2, (high - low) / 2) if self.scale == "range" else (stats.mean, stats.std)
             self.get_buffer(f"centre_{task}").copy_(centre)
             self.get_buffer(f"width_{task}").copy_(torch.where(width > 1e-6, width, torch.ones_like(width)))
@@ -61,7 +66,9 @@ class StateModel(nn.Module):
     def _open(self, task: int, size: int) -> None:
         if not self.told:
             self.net, self.size = self.make(size), size
-        if self.scale != "first" or not self.told:
+        if self.moments is not None:
+            self.moments.open(task, size)
+        elif self.scale != "first" or not self.told:
             self.register_buffer(f"centre_{task}", torch.zeros(size))
             self.register_buffer(f"width_{task}", torch.ones(size))
         self.register_buffer(f"low_{task}", torch.zeros(size))
@@ -81,15 +88,23 @@ class StateModel(nn.Module):
         own = self._whose(task)
         return self.get_buffer(f"centre_{own}"), self.get_buffer(f"width_{own}")
 
-    def scaled(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...]) -> Tensor:
-        """(B, O) raw observations on the scale of each one's task."""
+    def _scales(self, task: Tensor, tasks: tuple[int, ...], steps: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, O) centres and (B, O) widths."""
+        if self.moments is not None:
+            assert steps is not None
+            return self.moments.at(steps, task, tasks)
         centre, width = (torch.stack(values) for values in zip(*map(self._scale_of, tasks), strict=True))
         place = places(task, tasks)
-        return (obs - centre[place]) / width[place]
+        return centre[place], width[place]
 
-    def unscaled(self, x: Tensor, task: int) -> Tensor:
+    def scaled(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...], steps: Tensor | None = None) -> Tensor:
+        """(B, O) raw observations on the scale of each one's task, or of its step (B,) of an episode where these are told."""
+        centre, width = self._scales(task, tasks, steps)
+        return (obs - centre) / width
+
+    def unscaled(self, x: Tensor, task: int, steps: Tensor | None = None) -> Tensor:
         """(n, O) raw observations, within the range of the task's data."""
-        centre, width = self._scale_of(task)
+        centre, width = self._scales(torch.full((len(x),), task, device=x.device), (task,), steps)
         return (x * width + centre).clamp(self.get_buffer(f"low_{task}"), self.get_buffer(f"high_{task}"))
 
     # -- learning -------------------------------------------------------------------------------------------
@@ -110,23 +125,25 @@ class StateModel(nn.Module):
         assert self.net is not None
         return self.net.due(part, update)
 
-    def loss(self, part: str, obs: Tensor, task: Tensor, tasks: tuple[int, ...], more: Tensor | None = None) -> Tensor:
-        """(B,) of raw observations (B, O) of these tasks (B,); `more` (B, ...) is told beside them."""
+    def loss(self, part: str, batch: Windows, more: Tensor | None = None) -> Tensor:
+        """(B,) of windows of one step; `more` (B, ...) is told beside the task."""
         assert self.net is not None
-        told = torch.stack([self.told[f"task-{k}"] for k in tasks])
-        return self.net.loss(part, self.scaled(obs, task, tasks), _with(told[places(task, tasks)], more))
+        obs, steps, task, tasks = batch.obs[:, 0], batch.timestep[:, 0], batch.task, batch.tasks
+        told = torch.stack([self.told[f"task-{k}"] for k in tasks])[places(task, tasks)]
+        beside = self._beside(steps, task, tasks, more)
+        return self.net.loss(part, self.scaled(obs, task, tasks, steps), torch.cat([told, *beside], 1))
+
+    def _beside(self, steps: Tensor | None, task: Tensor, tasks: tuple[int, ...], more: Tensor | None) -> list[Tensor]:
+        """What the network is told beside the task."""
+        told = [] if self.times is None or steps is None else [self.times.waves(steps, task, tasks)]
+        return told if more is None else [*told, more]
 
     def learn(self, descend: Callable[[str, Tensor], Tensor], batch: Windows, step: Step,
               more: Tensor | None = None) -> dict[str, Tensor]:
         """One update on windows of one step: every part that is due, then the average. `descend` updates the optimizer
         "states <part>" with a loss."""
-        if self.times is not None:
-            more = self.times.waves(batch.timestep[:, 0], batch.task, batch.tasks)
-        values = {}
-        for part in self.parts():
-            if self.due(part, step.index):
-                loss = self.loss(part, batch.obs[:, 0], batch.task, batch.tasks, more).mean()
-                values[part] = descend(f"states {part}", loss)
+        values = {part: descend(f"states {part}", self.loss(part, batch, more).mean())
+                  for part in self.parts() if self.due(part, step.index)}
         self.follow()
         return values
 
@@ -141,21 +158,18 @@ class StateModel(nn.Module):
         """(n,) int64, steps of episodes as the task's observations are at; 0 where the network is not told them."""
         return self.times.draw(task, n, g) if self.times is not None else torch.zeros(n, dtype=torch.int64, device=g.device)
 
-    def draw_at(self, task: int, steps: Tensor, g: Generator) -> Tensor:
-        """(n, O) raw observations of a task at these steps (n,)."""
-        index = torch.full_like(steps, task)
-        return self.draw(task, len(steps), g, None if self.times is None else self.times.waves(steps, index, (task,)))
-
     @torch.no_grad()
-    def draw(self, task: int, n: int, g: Generator | None, more: Tensor | None = None) -> Tensor:
-        """(n, O) raw observations of a task, within the range of its data; `more` (n, ...) is told beside the task."""
+    def draw(self, task: int, n: int, g: Generator | None, more: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+        """(n, O) raw observations of a task, within the range of its data; `more` (n, ...) is told beside the task, `steps` (n,)
+        where the network is told them."""
         assert self.net is not None
-        weights = self.averages.view()
+        weights, index = self.averages.view(), torch.full((n,), task, device=self.get_buffer(f"low_{task}").device)
         told = weights.get(f"told.task-{task}", self.told[f"task-{task}"]).detach().expand(n, -1)
+        beside = self._beside(steps, index, (task,), more)
         own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
         drawn = functional_call(_Drawing(self.net), {f"net.{name}": value for name, value in own.items()},
-                                (_with(told, more), g))
-        return self.unscaled(drawn, task)
+                                (torch.cat([told, *beside], 1), g))
+        return self.unscaled(drawn, task, steps)
 
     # -- saving ---------------------------------------------------------------------------------------------
 
@@ -166,10 +180,6 @@ class StateModel(nn.Module):
         for task in architecture["tasks"]:
             self._open(int(task), int(architecture["size"]))
         self.averages.rebuild(architecture)
-
-
-def _with(told: Tensor, more: Tensor | None) -> Tensor:
-    return told if more is None else torch.cat([told, more], 1)
 
 
 class _Drawing(nn.Module):

@@ -4,16 +4,16 @@ Paper      Liu et al. 2024, "Continual Offline Reinforcement Learning via Diffus
            2404.10662)
 Objective  behaviour model and state generator: denoising of new data and of dreams; critic: the policy's own regression on new
            data + penalty * squared distance to what the old critic said of the dreams
-Keeps      the policy, the state generator, and per task a vector, ranges and a sketch of its data (1 KB); no row of any data.
-           Dreams are made when a task begins and let go of when it ends
+Keeps      the policy, the state generator, and per task a vector, scales of observations at 19 moments (152 bytes a channel),
+           ranges, sketches of its data and times (1 to 2 KB); no row of any data. Dreams are let go of when a task ends
 Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
            the updates do not grow with it; the behaviour model is told the task, the state generator when in an episode a state
-           is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), and every task has its own scale (one scale for all, that of the
-           first task, leaves later tasks of cheetah-vel 14 deviations away); both generators act and dream with
-           averaged weights, low time frequencies and a second-order sampler (15 evaluations a dream); the penalty is a mean over
-           tasks; tasks whose data come again are recognised and not dreamed; dreams that no longer look like the data stop the
-           run.
+           is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), on the scale of its task's data at that moment (one scale for all,
+           that of the first task, leaves later tasks of cheetah-vel 14 deviations away; one per task, its first states); both
+           generators act and dream with averaged weights, low time frequencies and a second-order sampler (15 evaluations of the
+           network per observation); the penalty is a mean over tasks; tasks whose data come again are recognised and not dreamed;
+           dreams that no longer look like the data stop the run.
            `compat`: as in the released code, but the critic's dreams keep the observations of the first set and draw actions
            anew, where the code draws both anew; updates take the place of epochs, all with one learning rate and clipped; sizes
            are those of the profile; dreams are clamped to the range of the data and 5 % more; the state generator is told a task
@@ -89,8 +89,8 @@ class CuGROConfig(MethodConfig):
     timed: bool = True
     """The state generator is told when in an episode an observation is; otherwise it smears the few early ones."""
     scale: Literal["task", "first", "range"] = "task"
-    """Of observations in the state generator: each task's own mean and deviation, those of the first task for all, or each task's
-    range becomes [-1, 1]."""
+    """Of observations in the state generator: each task's own mean and deviation (those at that moment with `timed`), those of
+    the first task for all, or each task's range becomes [-1, 1]."""
     averaging: float = 0.001
     """Share of the new weights in each update of the state generator's average, after the first thousands, in which the average
     is of the last tenth; 0: none."""
@@ -185,12 +185,12 @@ class CuGRO(Method):
         width = config.state_width or cast(SfBC, self.policy).config.width
         if config.replay not in NETS:
             return None
-        told = TOLD + (WAVES if config.timed else 0)
+        waves = WAVES if config.timed else 0
         if config.replay != "diffusion":
-            return NETS[config.replay](size, told, 2 * width)
+            return NETS[config.replay](size, TOLD + waves, 2 * width)
         sampler = Sampler(config.sampler, config.evaluations, config.grid)
-        return DiffusionNet(size, told, width, scale=config.frequency_scale, sampler=sampler, left_out=config.left_out,
-                            guidance=config.guidance)
+        return DiffusionNet(size, TOLD + waves, width, scale=config.frequency_scale, sampler=sampler, left_out=config.left_out,
+                            guidance=config.guidance, stays=waves)
 
     @property
     def dreams(self) -> Dreams:
@@ -208,7 +208,7 @@ class CuGRO(Method):
             self.open_task(task, access)
             observations, _ = rows_of(view)
             with keyed(self.seed, "states", task.index):
-                self.states.add_task(task.index, view.stats(), observations.amin(0), observations.amax(0), times_of(view))
+                self.states.add_task(task.index, view.stats(), observations, times_of(view))
             self.states.to(observations.device)
             named = dict(policy.named_parameters())
             self.optimizer("behaviour", {n: p for n, p in named.items() if not n.startswith("critic.")})
@@ -321,7 +321,7 @@ class CuGRO(Method):
     def _made(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Observations (n, O) of a task from the generator, what the behaviour model would do there (n, A), and when (n,)."""
         steps = self.states.steps(task, n, g)
-        obs = self.states.draw_at(task, steps, g)
+        obs = self.states.draw(task, n, g, steps=steps)
         return obs, cast(SfBC, self.policy).acting().candidates(obs, task, 1, g)[0][:, 0], steps
 
     @torch.no_grad()

@@ -50,16 +50,17 @@ class Denoiser(nn.Module):
     frequencies: Tensor
 
     def __init__(self, size: int, condition: int, widths: Sequence[int] = (512, 256, 128), scale: float = 1.0,
-                 sampling: Sampling = "plain"):
+                 sampling: Sampling = "plain", stays: int = 0):
         """Args:
         size: D.
         condition: C; 0 for none.
         widths: of the blocks from the outermost to the innermost.
         scale: standard deviation of the random frequencies of the time; 30 in the released code.
         sampling: how `prepared` computes; training is not changed by it.
+        stays: so many of the last numbers of a condition are told even where the others are left out.
         """
         super().__init__()
-        self.sampling = sampling
+        self.sampling, self.stays = sampling, stays
         self.register_buffer("frequencies", torch.randn(FEATURES) * scale)
         self.of_time = nn.Linear(2 * FEATURES, 64)
         self.of_condition = nn.Linear(condition, 64) if condition else None
@@ -98,8 +99,14 @@ class Denoiser(nn.Module):
             return self.both(self.absent).expand(n, -1)
         embedded = F.silu(self.of_condition(condition))
         if present is not None:
-            embedded = torch.where(present.unsqueeze(1), embedded, self.absent)
+            embedded = torch.where(present.unsqueeze(1), embedded, self._left_out(self.of_condition, condition))
         return self.both(embedded)
+
+    def _left_out(self, layer: nn.Linear, condition: Tensor) -> Tensor:
+        """What is left of an embedded condition where it is left out, (64,) or (B, 64)."""
+        if not self.stays:
+            return self.absent
+        return self.absent + F.silu(F.linear(condition[:, -self.stays :], layer.weight[:, -self.stays :]))
 
     def _run(self, x: Tensor, told: Sequence[Tensor]) -> Tensor:
         kept, at = [], iter(told)
@@ -126,7 +133,7 @@ class Denoiser(nn.Module):
         guided = guidance != 0 and condition is not None
         told = self._condition(condition, None, n)
         if guided:
-            told = torch.cat([told, self._condition(None, None, n)])
+            told = torch.cat([told, self._condition(condition, torch.zeros(n, dtype=torch.bool, device=told.device), n)])
         time, told = F.silu(self._time(at)), F.silu(told)
         of_time = [block.time(time) for block in self.blocks()]
         of_condition = [block.condition(told) for block in self.blocks()]

@@ -47,15 +47,17 @@ class StateNet(nn.Module, ABC):
 class DiffusionNet(StateNet):
     """Denoising diffusion; left out of a share of the updates, what it is told can be stressed when drawing."""
 
-    def __init__(self, size: int, told: int, width: int, *, scale: float, sampler: Sampler, left_out: float, guidance: float):
+    def __init__(self, size: int, told: int, width: int, *, scale: float, sampler: Sampler, left_out: float, guidance: float,
+                 stays: int = 0):
         """Args:
         width: of the outermost block; the inner ones have a half and a quarter.
         scale: standard deviation of the frequencies of the time.
         left_out: share of the updates' rows that are told nothing.
         guidance: how much what is told is stressed (`Denoiser.prepared`).
+        stays: so many of the last numbers told are never left out, nor stressed.
         """
         super().__init__()
-        self.denoiser = Denoiser(size, told, (width, width // 2, width // 4), scale)
+        self.denoiser = Denoiser(size, told, (width, width // 2, width // 4), scale, stays=stays)
         self.schedule, self.sampler, self.left_out, self.guidance, self.size = Linear(), sampler, left_out, guidance, size
 
     def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from tiny import Lab, config, execute, stream_of
 
 from perdure.bench.workload import Scale, stream
 from perdure.continual.dreams import Dreams, per_task, rows_of
+from perdure.continual.episode_times import WAVES
+from perdure.continual.state_model import TOLD
 from perdure.core.batch import concatenate
 from perdure.core.checkpoint import read_folder
 from perdure.core.errors import GuardError, UsageError
@@ -84,7 +86,7 @@ def test_the_agents_files_hold_no_row_of_any_data_and_grow_by_little(tmp_path):
     sizes = []
     for folder in (tmp_path / "run" / "agent" / str(n) for n in (1, 2, 3, 4)):
         own = sum(value.nbytes for name, value in read_folder(folder)[1]["tensors"].items()
-                  if name.startswith(("policy.critic.bank", "policy.normalizer")))
+                  if name.startswith(("policy.critic.bank", "policy.normalizer", "states.moments")))
         sizes.append(sum(path.stat().st_size for path in folder.iterdir()) - own)
     assert max(b - a for a, b in pairwise(sizes)) <= 4096
     assert rows_found(tmp_path / "run" / "agent", data) == 0
@@ -184,17 +186,20 @@ def test_controls_run_on_the_same_path(replay):
 def test_the_state_generator_learns_fast_and_is_told_the_time(options, rate, told):
     lab, seen = Lab(config("cugro", "sfbc", tasks=2, **options)), []
     lab.learn(0)
-    learn, loss = lab.method.states.learn, lab.method.states.loss
-    lab.method.states.learn = lambda descend, batch, step: seen.append(batch) or learn(descend, batch, step)
-    lab.method.states.loss = lambda part, obs, task, tasks, more: seen.append(more) or loss(part, obs, task, tasks, more)
-    states = begin(lab, 1, "states")
+    states, model = begin(lab, 1, "states"), lab.method.states
+    learn, loss = model.learn, model.net.loss
+    model.learn = lambda descend, batch, step: seen.append(batch) or learn(descend, batch, step)
+    model.net.loss = lambda part, x, told: seen.append(x) or seen.append(told[:, TOLD:]) or loss(part, x, told)
     states.update(Step(0, 1, "states", 0))
     assert lab.method.recipes["states generator"]["recipe"]["lr"] == pytest.approx(rate * lab.method.config.learning_rate)
-    batch, more = seen
-    assert (more is not None) == told
+    batch, x, waves = seen[:3]
+    assert waves.shape[1] == (WAVES if told else 0)
+    torch.testing.assert_close(x, model.scaled(batch.obs[:, 0], batch.task, batch.tasks, batch.timestep[:, 0]))
     if told:
+        later = model.scaled(batch.obs[:, 0], batch.task, batch.tasks, batch.timestep[:, 0] + 3)
+        assert not torch.allclose(x, later), "it is on the scale of the moment"
         longest = torch.tensor([lab.access(k).current.sampler.timestep.max() + 1 for k in (0, 1)])[batch.task]
-        torch.testing.assert_close(more[:, 0], torch.sin(batch.timestep[:, 0] / longest * torch.pi / 2), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(waves[:, 0], torch.sin(batch.timestep[:, 0] / longest * torch.pi / 2), atol=1e-4, rtol=1e-4)
         assert batch.timestep[batch.task == 0].unique().numel() > 1, "dreams are of several times"
 
 

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from perdure.continual.dreams import as_windows
 from perdure.continual.state_model import StateModel
 from perdure.core.distances import coverage, discrepancy, nearest
 from perdure.core.policy import Stats
+from perdure.core.spec import Box, Spec
 from perdure.nets.diffusion import Sampler
 from perdure.nets.state_nets import NETS, DiffusionNet
 
@@ -16,10 +18,13 @@ TRAINED = {"diffusion": (600, 0.6, 0.4), "vae": (1500, 0.6, 0.4), "gan": (2000, 
 every fifth update only, and circles around the data."""
 
 
-def made(kind, size=2, told=16):
+SPEC = Spec(Box((2,)), Box((2,), low=(-1.0,) * 2, high=(1.0,) * 2))
+
+
+def made(kind, size=2, told=16, stays=0):
     if kind != "diffusion":
         return NETS[kind](size, told, 64)
-    return DiffusionNet(size, told, 64, scale=1.0, sampler=Sampler("dpm++", 10), left_out=0.1, guidance=0.0)
+    return DiffusionNet(size, told, 64, scale=1.0, sampler=Sampler("dpm++", 10), left_out=0.1, guidance=0.0, stays=stays)
 
 
 def model(kind="diffusion", scale="first", averaging=0.01):
@@ -32,7 +37,7 @@ def opened(kind="diffusion", scale="first", averaging=0.01):
     states, data = model(kind, scale, averaging), []
     for task, (x, y) in enumerate([(-1.0, 0.0), (3.0, 20.0)]):
         rows = torch.tensor([x, y]) + torch.randn(2000, 2) * torch.tensor([0.2, 1.0])
-        states.add_task(task, Stats(rows.mean(0), rows.std(0), 1.0, 1.0), rows.amin(0), rows.amax(0))
+        states.add_task(task, Stats(rows.mean(0), rows.std(0), 1.0, 1.0), rows, torch.zeros(2000, dtype=torch.int64))
         data.append(rows)
     return states, data
 
@@ -50,7 +55,7 @@ def test_each_kind_learns_which_states_belong_to_which_task(kind):
         for part in states.parts():
             if states.due(part, update):
                 optimizers[part].zero_grad()
-                states.loss(part, rows, task, (0, 1)).mean().backward()
+                states.loss(part, as_windows(rows, rows, task, (0, 1), SPEC)).mean().backward()
                 optimizers[part].step()
         states.follow()
     for task, rows in enumerate(data):
@@ -119,6 +124,20 @@ def test_guidance_stresses_the_task():
     plain = net.draw(told, torch.Generator().manual_seed(0))
     net.guidance = 2.0
     assert not torch.allclose(net.draw(told, torch.Generator().manual_seed(0)), plain)
+
+
+def test_guidance_leaves_the_time_alone():
+    """Without the task the prediction still depends on what stays; with none that stays it depends on nothing told."""
+    told, absent = torch.randn(8, 16), torch.zeros(8, dtype=torch.bool)
+    for stays in (0, 4):
+        net = made("diffusion", stays=stays)
+        torch.nn.init.normal_(net.denoiser.absent)
+        other_task, other_time = told.clone(), told.clone()
+        other_task[:, :12], other_time[:, 12:] = torch.randn(8, 12), torch.randn(8, 4)
+        plain, moved_task, moved_time = (net.denoiser(torch.ones(8, 2), torch.full((8,), 0.5), c, absent)
+                                         for c in (told, other_task, other_time))
+        torch.testing.assert_close(plain, moved_task)
+        assert torch.allclose(plain, moved_time) == (stays == 0)
 
 
 def test_distances_of_sets():
