@@ -58,7 +58,9 @@ class TDGR(Dreaming):
 
     def dream(self, step: Step) -> None:
         task, begin, n = self.places()[step.index]
-        times = (torch.arange(begin, begin + n) % self.lengths[task]).to(self.dreams.of(task)[0].device)
+        count, length = len(self.dreams.of(task)[0]), self.lengths[task]
+        index = torch.arange(begin, begin + n, device=self.dreams.of(task)[0].device)
+        times = index % length if count >= length else index * length // count
         share = times / self.lengths[task]
         obs = self.states.draw(task, n, step.generator("dream", share.device), share.unsqueeze(1))
         self.dreams.put(task, begin, obs=obs, action=self.labelled(task, obs), value=share)

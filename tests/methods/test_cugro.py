@@ -243,6 +243,26 @@ def test_the_reference_mode_leaves_the_controls_pairs_alone():
     assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
 
 
+def test_the_reference_mode_dreams_the_actions_again_and_keeps_the_observations():
+    lab = learned(1, compat=True, state_steps=4, state_width=16, policy_options={"evaluations": 4})
+    again = begin(lab, 1, "dream again")
+    dreams = lab.method.dreams
+    obs, action, value = (x.clone() for x in (*dreams.of(0), dreams.get_buffer("value")))
+    again.update(Step(0, 1, "dream again", 0))
+    torch.testing.assert_close(dreams.of(0)[0], obs)
+    assert not torch.allclose(dreams.of(0)[1], action) and not torch.allclose(dreams.get_buffer("value"), value)
+
+
+def test_noise_has_the_place_and_width_of_the_data_and_any_action():
+    lab = learned(1, replay="noise", dreams=4000, policy_options={"evaluations": 3})
+    begin(lab, 1, "behaviour")
+    (obs, action), stats = lab.method.dreams.of(0), lab.access(0).current.stats()
+    varies = stats.std > 1e-3
+    assert bool(((obs.mean(0) - stats.mean).abs() < 0.2 * stats.std)[varies].all())
+    assert bool((obs.std(0) < 1.1 * stats.std)[varies].all()) and bool((obs.std(0) > 0.6 * stats.std)[varies].all())
+    torch.testing.assert_close(action.std(0), torch.full((2,), 3**-0.5), atol=0.03, rtol=0)
+
+
 def test_nothing_is_replayed_without_replay():
     lab = learned(1, replay="none")
     begin(lab, 1, "critic")

@@ -19,6 +19,7 @@ RUNS = {
     "two optimizers": ("cugro", "sfbc", {"replay": "gan", "state_steps": 1}, {"states"}),
     "autoencoder": ("cugro", "sfbc", {"replay": "vae"}, {"states"}),
     "coreset": ("cugro", "sfbc", {"on_collapse": "coreset", "coreset": 5, "collapse": 1e-6}, {"dream"}),
+    "recognised": ("cugro", "sfbc", {"recognise": 100.0}, {"behaviour", "states"}),
     "oracle": ("cugro", "sfbc", {"replay": "oracle"}, {"dream"}),
     "dgr": ("dgr", "bc", {"state_steps": 1}, {"dream", "train", "states"}),
     "tdgr": ("tdgr", "bc", {}, {"dream", "train", "states"}),

@@ -16,6 +16,13 @@ def test_dreams_cover_the_times_of_an_episode_equally():
     assert len(counts) == length and int(counts.max() - counts.min()) <= 1
 
 
+def test_dreams_fewer_than_the_steps_of_an_episode_are_spread_over_it():
+    lab = Lab(config("tdgr", "bc", tasks=2, dreams=5)).learn(0)
+    lab.play(1, lab.phases(1)[0])
+    times = (lab.method.dreams.get_buffer("value") * lab.method.lengths[0]).round().long()
+    assert times.tolist() == [i * lab.method.lengths[0] // 5 for i in range(5)] and lab.method.lengths[0] > 10
+
+
 def test_the_generator_is_told_the_time_of_new_data_and_of_dreams():
     lab = Lab(config("tdgr", "bc", tasks=2)).learn(0)
     for phase in lab.phases(1)[:2]:
