@@ -159,6 +159,9 @@ PUBLISHED, PADDED = {"variant": "published"}, {"layout": "compat"}
 LADDER = {"quality": "medium-replay"}
 """Of MuJoCo streams: data of which the critic has something to choose; of an expert's almost any action is good."""
 
+PLAIN = {"distillation": False, "timed": False, "state_rate": 1.0}
+"""Generators of `cugro` that learn dreams like data and are not told the time, at the learning rate of the policy."""
+
 TABLES: dict[str, list[Row]] = {
     "cwtune-v3-ewc": [
         *(Row("ewc", "cwtune-v3", options={"strength": s}, label=f"strength {s:g}") for s in (0.001, 0.01, 0.1, 1.0, 10.0)),
@@ -259,15 +262,15 @@ TABLES: dict[str, list[Row]] = {
     "swimmer-dir-v5-dreams": published("swimmer-dir-v5"),
     "walker-params-v5-dreams": published("walker-params-v5"),
     "metaworld5-v3-dreams": [
-        *published("metaworld5-v3"), dreamed("metaworld5-v3", timed=False, state_rate=1.0), dreamed("metaworld5-v3", timed=False),
-        dreamed("metaworld5-v3", dreams=40_000),
+        *published("metaworld5-v3"), dreamed("metaworld5-v3", **PLAIN), dreamed("metaworld5-v3", timed=False),
+        dreamed("metaworld5-v3", distillation=False),
     ],
     "ant-dir-4-v5-dreams": [dreamed("ant-dir-4-v5"), *with_sfbc("ant-dir-4-v5", "er", **AS_DREAMS),
                             *with_sfbc("ant-dir-4-v5", "independent joint")],
     "cheetah-vel-v5-dreams-ablations": [
         dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", guidance=1.0), dreamed("cheetah-vel-v5", evaluations=5), dreamed("cheetah-vel-v5", dreams=2000),
-        dreamed("cheetah-vel-v5", timed=False, state_rate=1.0), dreamed("cheetah-vel-v5", compat=True),
+        dreamed("cheetah-vel-v5", **PLAIN), dreamed("cheetah-vel-v5", compat=True),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,

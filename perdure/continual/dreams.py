@@ -104,21 +104,23 @@ def as_windows(obs: Tensor, action: Tensor, task: Tensor, tasks: tuple[int, ...]
                    tasks=tasks, spaces=spec.key, extra=extra or {})
 
 
-def mixed(view: Any, dreams: Dreams, batch: int, balance: str, step: Step,
-          seen: Callable[[Windows], Windows] | None = None) -> Windows:
-    """A batch of new samples and dreams.
+def halves(view: Any, dreams: Dreams, batch: int, balance: str, step: Step) -> list[Windows]:
+    """New samples, and dreams where there are any.
 
     Args:
-        balance: "half": half of it is dreams; "equal": as many of every earlier task as of the new one.
-        seen: what becomes of new and of dreamed windows before they are joined; `bare` unless given.
+        balance: "half": half of them are dreams; "equal": as many of every earlier task as of the new one.
     """
-    seen = seen or bare
     earlier = len(dreams.tasks())
     if not earlier:
-        return seen(view.windows(1, batch, step))
+        return [view.windows(1, batch, step)]
     new = max(1, batch // 2 if balance == "half" else batch // (earlier + 1))
-    old = dreams.draw(batch - new, step.generator("dreams", view.device))
-    return concatenate([seen(view.windows(1, new, step)), seen(old)])
+    return [view.windows(1, new, step), dreams.draw(batch - new, step.generator("dreams", view.device))]
+
+
+def mixed(view: Any, dreams: Dreams, batch: int, balance: str, step: Step,
+          seen: Callable[[Windows], Windows] | None = None) -> Windows:
+    """A batch of `halves`, joined; `seen`: what becomes of new and of dreamed windows before; `bare` unless given."""
+    return concatenate([(seen or bare)(half) for half in halves(view, dreams, batch, balance, step)])
 
 
 def bare(batch: Windows) -> Windows:
@@ -138,3 +140,10 @@ def times_of(view: Any) -> Tensor:
     steps: Tensor = view.sampler.starts["train"].step
     timestep: Tensor = view.sampler.timestep[steps]
     return timestep
+
+
+def some_of(view: Any, n: int, g: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, O) raw observations, (n, A) actions and (n,) steps of random rows of the training split."""
+    observations, actions = rows_of(view)
+    chosen = torch.randint(len(observations), (n,), generator=g, device=g.device).to(observations.device)
+    return observations[chosen], actions[chosen], times_of(view)[chosen]

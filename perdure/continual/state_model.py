@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,11 +12,11 @@ from torch.nn import Parameter
 
 from perdure.continual.episode_scales import EpisodeScales
 from perdure.continual.episode_times import EpisodeTimes
-from perdure.core.batch import Windows, places
+from perdure.core.batch import Windows, average, places
 from perdure.core.method import Step
-from perdure.core.policy import Stats
+from perdure.core.policy import Stats, Weights
 from perdure.nets.moving_average import MovingAverage
-from perdure.nets.state_nets import StateNet
+from perdure.nets.state_nets import StateNet, Taught
 
 TOLD = 16
 """Size of the vector that tells the generator a task."""
@@ -125,24 +125,43 @@ class StateModel(nn.Module):
         assert self.net is not None
         return self.net.due(part, update)
 
-    def loss(self, part: str, batch: Windows, more: Tensor | None = None) -> Tensor:
-        """(B,) of windows of one step; `more` (B, ...) is told beside the task."""
+    def loss(self, batch: Windows, part: str, more: Tensor | None = None, teacher: Weights | None = None) -> Tensor:
+        """(B,) of windows of one step.
+
+        Args:
+            batch: where `extra["taught"]` is true, what is learned is what the teacher says of it.
+            part: of the network.
+            more: (B, ...) told beside the task.
+            teacher: what `weights` once gave.
+        """
         assert self.net is not None
         obs, steps, task, tasks = batch.obs[:, 0], batch.timestep[:, 0], batch.task, batch.tasks
-        told = torch.stack([self.told[f"task-{k}"] for k in tasks])[places(task, tasks)]
-        beside = self._beside(steps, task, tasks, more)
-        return self.net.loss(part, self.scaled(obs, task, tasks, steps), torch.cat([told, *beside], 1))
+        beside, taught = self._beside(steps, task, tasks, more), None
+        if teacher is not None and "taught" in batch.extra:
+            before = {name.removeprefix("net."): value for name, value in teacher.items() if name.startswith("net.")}
+            taught = Taught(batch.extra["taught"], before, torch.cat([self._told(task, tasks, teacher), *beside], 1))
+        told = torch.cat([self._told(task, tasks, {}), *beside], 1)
+        return self.net.loss(part, self.scaled(obs, task, tasks, steps), told, taught)
+
+    def _told(self, task: Tensor, tasks: tuple[int, ...], weights: Weights) -> Tensor:
+        """(B, TOLD)."""
+        return torch.stack([weights.get(f"told.task-{k}", self.told[f"task-{k}"]) for k in tasks])[places(task, tasks)]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those that draw."""
+        own = {name: p for name, p in self.named_parameters() if name.startswith(("net.", "told."))}
+        return {**own, **self.averages.view()}
 
     def _beside(self, steps: Tensor | None, task: Tensor, tasks: tuple[int, ...], more: Tensor | None) -> list[Tensor]:
         """What the network is told beside the task."""
         told = [] if self.times is None or steps is None else [self.times.waves(steps, task, tasks)]
         return told if more is None else [*told, more]
 
-    def learn(self, descend: Callable[[str, Tensor], Tensor], batch: Windows, step: Step,
-              more: Tensor | None = None) -> dict[str, Tensor]:
-        """One update on windows of one step: every part that is due, then the average. `descend` updates the optimizer
-        "states <part>" with a loss."""
-        values = {part: descend(f"states {part}", self.loss(part, batch, more).mean())
+    def learn(self, descend: Callable[[str, Tensor], Tensor], batches: Windows | Sequence[Windows], step: Step,
+              **arguments: Any) -> dict[str, Tensor]:
+        """One update on windows of one step, with what `loss` takes: every part that is due, then the average. `descend` updates
+        the optimizer "states <part>" with a loss."""
+        values = {part: descend(f"states {part}", average(self.loss, batches, part=part, **arguments))
                   for part in self.parts() if self.due(part, step.index)}
         self.follow()
         return values
@@ -164,7 +183,7 @@ class StateModel(nn.Module):
         where the network is told them."""
         assert self.net is not None
         weights, index = self.averages.view(), torch.full((n,), task, device=self.get_buffer(f"low_{task}").device)
-        told = weights.get(f"told.task-{task}", self.told[f"task-{task}"]).detach().expand(n, -1)
+        told = self._told(index, (task,), weights)
         beside = self._beside(steps, index, (task,), more)
         own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
         drawn = functional_call(_Drawing(self.net), {f"net.{name}": value for name, value in own.items()},

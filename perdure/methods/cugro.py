@@ -9,11 +9,10 @@ Keeps      the policy, the state generator, and per task a vector, scales of obs
 Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
            the updates do not grow with it; the behaviour model is told the task, the state generator when in an episode a state
-           is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), on the scale of its task's data at that moment (one scale for all,
-           that of the first task, leaves later tasks of cheetah-vel 14 deviations away; one per task, its first states); both
-           generators act and dream with averaged weights, low time frequencies and a second-order sampler (15 evaluations of the
-           network per observation); the penalty is a mean over tasks; tasks whose data come again are recognised and not dreamed;
-           dreams that no longer look like the data stop the run.
+           is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), on the scale of its task's data at that moment; of dreams, both
+           learn what they said themselves before the task (Masip et al. 2024); both act and dream with averaged weights, low time
+           frequencies and a second-order sampler; the penalty is a mean over tasks; tasks whose data come again are recognised
+           and not dreamed; dreams that no longer look like the data stop the run.
            `compat`: as in the released code, but the critic's dreams keep the observations of the first set and draw actions
            anew, where the code draws both anew; updates take the place of epochs, all with one learning rate and clipped; sizes
            are those of the profile; dreams are clamped to the range of the data and 5 % more; the state generator is told a task
@@ -30,14 +29,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from perdure.continual.compat import set_released
-from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
+from perdure.continual.dreams import Dreams, as_windows, bare, halves, per_task, rows_of, some_of, times_of
 from perdure.continual.episode_times import WAVES
-from perdure.continual.sketch import Sketches
+from perdure.continual.noticing import Noticed
 from perdure.continual.state_model import TOLD, StateModel
-from perdure.core.batch import Windows, average
+from perdure.continual.teachers import Teachers
+from perdure.core.batch import Windows, average, concatenate
 from perdure.core.config import not_negative, positive
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
@@ -52,10 +52,13 @@ from perdure.policies.sfbc import SfBC
 AT_ONCE = 4096
 """Dreams of one part of the phase that makes them."""
 
+PIECES = ("states", "noticed", "dreams", "teachers", "memory")
+"""What grows with the tasks besides the policy."""
+
 RELEASED: dict[str, Any] = {
     "dreams": 0, "balance": "equal", "budget": "growing", "scale": "range", "averaging": 0.0, "frequency_scale": 30.0,
     "sampler": "dpm-3", "evaluations": 100, "grid": "time", "penalty_over": "sum", "left_out": 0.0, "recognise": 0.0,
-    "on_collapse": "go_on", "state_rate": 1.0, "timed": False,
+    "on_collapse": "go_on", "state_rate": 1.0, "timed": False, "distillation": False,
 }  # fmt: skip
 """What `compat` sets."""
 
@@ -75,6 +78,9 @@ class CuGROConfig(MethodConfig):
     observations and uniform actions, none: nothing."""
     dreams: int = 10_000
     """Pairs per earlier task, and of all together four times as many at most; 0: as many as the new task has transitions."""
+    distillation: bool = True
+    """Of dreams, the denoisers learn what their former selves say at noisy ones, not the noise itself (Masip et al. 2024, arXiv
+    2311.14028), so that no generation hands on the noise of its samples; without effect on replay oracle, noise and none."""
     balance: Literal["half", "equal"] = "half"
     """Of a batch of the generators: half of it is dreams, or as many of every earlier task as of the new one."""
     budget: Literal["constant", "growing"] = "constant"
@@ -113,10 +119,9 @@ class CuGROConfig(MethodConfig):
     of two sketches (`continual/sketch.py`), which say where data lie: two sets of one direction of ant-dir are at 0.02 to 0.03,
     two directions 13 degrees apart at 0.09."""
     collapse: float = 0.2
-    """Distance of dreamed from real observations and actions, in standard deviations, above which replay has collapsed; it is of
-    sketches too. Good dreams of four streams (cheetah-vel, swimmer-dir, metaworld5, toy) are at 0.03 to 0.07, dreams whose every
-    observation is the mean one at 0.35, 0.45 and 0.23 or more of the first three, the data nearest to a task's at 0.27, 0.22 and
-    0.43."""
+    """Distance of dreamed from real pairs, in standard deviations, above which replay has collapsed; of sketches too, which a few
+    lost states hardly move. Good dreams (cheetah-vel, swimmer-dir, metaworld5, toy) are at 0.02 to 0.08, dreams that are all the
+    mean one at 0.23 or more, the data nearest to a task's at 0.22 or more."""
     on_collapse: Literal["stop", "coreset", "go_on"] = "stop"
     """stop: the run ends with exit code 3; coreset: a few real pairs of the task, kept for this, are replayed instead."""
     coreset: int = 200
@@ -155,13 +160,9 @@ class CuGRO(Method):
                              " use --policy sfbc")
         timed = config.timed and config.replay in NETS
         self.states = StateModel(self._net, config.scale, config.averaging, timed)
-        self.sketches = Sketches(seed)
+        self.noticed = Noticed(seed)
         self.memory = ReplayMemory()
-        self.resume = Dreams()
-        self.repeated: dict[int, int] = {}
-        """Earlier task whose data came again -> the task that they came with, the last one."""
-        self.coresets: list[list[int]] = []
-        """(earlier task, task while which a few real pairs stood in for its dreams), in the order in which dreams collapsed."""
+        self.resume = nn.ModuleDict({"dreams": Dreams(), "teachers": Teachers()})
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
@@ -181,21 +182,23 @@ class CuGRO(Method):
         return RELEASED_POLICY if config.compat else OWN_POLICY
 
     def _net(self, size: int) -> StateNet | None:
-        config = self.config
-        width = config.state_width or cast(SfBC, self.policy).config.width
-        if config.replay not in NETS:
-            return None
+        config, width = self.config, self.config.state_width or cast(SfBC, self.policy).config.width
         waves = WAVES if config.timed else 0
-        if config.replay != "diffusion":
-            return NETS[config.replay](size, TOLD + waves, 2 * width)
-        sampler = Sampler(config.sampler, config.evaluations, config.grid)
-        return DiffusionNet(size, TOLD + waves, width, scale=config.frequency_scale, sampler=sampler, left_out=config.left_out,
-                            guidance=config.guidance, stays=waves)
+        if config.replay == "diffusion":
+            sampler = Sampler(config.sampler, config.evaluations, config.grid)
+            return DiffusionNet(size, TOLD + waves, width, scale=config.frequency_scale, sampler=sampler,
+                                left_out=config.left_out, guidance=config.guidance, stays=waves)
+        return NETS[config.replay](size, TOLD + waves, 2 * width) if config.replay in NETS else None
 
     @property
     def dreams(self) -> Dreams:
         """What is replayed while the present task is learned."""
-        return cast(Dreams, self.resume)
+        return cast(Dreams, self.resume["dreams"])
+
+    @property
+    def teachers(self) -> Teachers:
+        """The behaviour model and the diffusion generator as they were before the present task."""
+        return cast(Teachers, self.resume["teachers"])
 
     # -- learning -------------------------------------------------------------------------------------------
 
@@ -218,13 +221,14 @@ class CuGRO(Method):
                 self.optimizer(f"states {part}", self.states.trained(part), **rate | recipe)
 
         def train_behaviour(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
-            values = {"fit": self.descend("behaviour", average(loss, self._mixed(view, step)))}
+            taught = {"teacher": teacher} if (teacher := self.teachers.of("behaviour")) else {}
+            values = {"fit": self.descend("behaviour", average(loss, self._mixed(view, step), **taught))}
             if config.on_collapse == "coreset":
-                values["coresets"] = torch.tensor(float(sum(late == task.index for _, late in self.coresets)))
+                values["coresets"] = torch.tensor(float(sum(late == task.index for _, late in self.noticed.coresets)))
             return values
 
         def train_states(step: Step) -> Mapping[str, Tensor]:
-            return self.states.learn(self.descend, self._mixed(view, step), step)
+            return self.states.learn(self.descend, self._mixed(view, step), step, teacher=self.teachers.of("states"))
 
         def train_critic(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             fit = average(loss, view.windows(1, config.batch, step))
@@ -235,23 +239,18 @@ class CuGRO(Method):
             share = config.penalty * (len(self.dreams.tasks()) if config.penalty_over == "sum" else 1)
             return {"fit": self.descend("critic", fit + share * moved), "moved": moved.detach()}
 
-        def finish() -> None:
-            self._finish(task.index, access)
-
-        def parts() -> int:
-            return len(self._parts(task.index))
-
         longer = replace(behaviour, share=behaviour.share * grown)
         turns = NETS[config.replay].TURNS if self._dreams_states else 1
         updates = config.state_steps or max(1, round(behaviour.share * config.steps))
         return [
-            Phase("dream", parts, lambda step: self._dream(step, access), begin=lambda: self._begin(task, access),
-                  end=lambda: self._judge(task.index), trains=False),
+            Phase("dream", lambda: len(self._parts(task.index)), lambda step: self._dream(step, access), trains=False,
+                  begin=lambda: self._begin(task, access), end=lambda: self._judge(task.index)),
             *self.stages([longer], lambda: policy, [view], start, train_behaviour, closes=False),
             Phase("states", updates * turns * grown, train_states, when=lambda: self._dreams_states, trains=False),
-            Phase("dream again", parts, self._redream,
+            Phase("dream again", lambda: len(self._parts(task.index)), self._redream,
                   when=lambda: config.compat and self._dreams_states, trains=False),
-            *self.stages(critics, lambda: policy, [view], lambda: None, train_critic, end=finish),
+            *self.stages(critics, lambda: policy, [view], lambda: None, train_critic,
+                         end=lambda: self._finish(task.index, access)),
         ]
 
     @property
@@ -268,9 +267,14 @@ class CuGRO(Method):
             stats = replace(access.current.stats(), mean=(low + high).cpu() / 2, std=width.cpu())
             cast(SfBC, self.policy).set_statistics(task.index, stats)
 
-    def _mixed(self, view: Any, step: Step) -> Windows:
-        """A batch of the generators: new pairs and dreams."""
-        return mixed(view, self.dreams, self.config.batch, self.config.balance, step)
+    def _mixed(self, view: Any, step: Step) -> list[Windows]:
+        """A batch of the generators: new pairs and dreams, apart where teachers speak of the dreams."""
+        parts = halves(view, self.dreams, self.config.batch, self.config.balance, step)
+        if not self.teachers.copies:
+            return [concatenate([bare(part) for part in parts])]
+        new, old = parts
+        real = torch.tensor([*self.noticed.real(step.task)], dtype=torch.int64, device=old.task.device)
+        return [bare(new), replace(old, extra={"taught": ~torch.isin(old.task, real)})]
 
     # -- dreams ---------------------------------------------------------------------------------------------
 
@@ -284,16 +288,18 @@ class CuGRO(Method):
         for earlier in known:
             self.dreams.open(earlier, count, task.spec)
         self.dreams.to(observations.device)
-        for earlier in known if self._dreams_states and self.config.recognise else ():
-            if self.sketches.distance(earlier, torch.cat([observations, actions], 1)) < self.config.recognise:
-                self.repeated[earlier] = task.index
-                g = self.generator("repeated", task.index, earlier)
-                chosen = torch.randint(len(observations), (count,), generator=g).to(observations.device)
-                self._fill(earlier, 0, observations[chosen], actions[chosen], times_of(access.current)[chosen])
+        if self.config.distillation and self._dreams_states:
+            policy = cast(SfBC, self.policy)
+            self.teachers.keep("behaviour", policy.behaviour_weights())
+            if self.config.replay == "diffusion":
+                self.teachers.keep("states", self.states.weights())
+        asked = known if self._dreams_states and self.config.recognise else ()
+        for earlier in self.noticed.again(asked, torch.cat([observations, actions], 1), self.config.recognise, task.index):
+            self._fill(earlier, 0, *some_of(access.current, count, self.generator("repeated", task.index, earlier)))
 
     def _awake(self, task: int) -> list[int]:
         """Earlier tasks that are dreamed of while `task` is learned."""
-        return [earlier for earlier in self.dreams.tasks() if self.repeated.get(earlier) != task]
+        return [earlier for earlier in self.dreams.tasks() if self.noticed.repeated.get(earlier) != task]
 
     def _parts(self, task: int) -> list[tuple[int, int, int]]:
         """(earlier task, first row, rows) of every part of its dreams."""
@@ -309,13 +315,11 @@ class CuGRO(Method):
     def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Observations (n, O), actions (n, A) and steps of their episodes (n,) of an earlier task."""
         if self.config.replay == "oracle":
-            observations, actions = rows_of(access.past()[task])
-            chosen = torch.randint(len(observations), (n,), generator=g, device=g.device)
-            return observations[chosen], actions[chosen], times_of(access.past()[task])[chosen]
+            return some_of(access.past()[task], n, g)
         if self.config.replay == "noise":
-            size = self.dreams.sets[task][1].action.size
             noise = self.states.unscaled(torch.randn(n, self.states.size, generator=g, device=g.device), task)
-            return noise, torch.rand(n, size, generator=g, device=g.device) * 2 - 1, torch.zeros(n, device=g.device)
+            action = torch.rand(n, self.dreams.sets[task][1].action.size, generator=g, device=g.device) * 2 - 1
+            return noise, action, torch.zeros(n, device=g.device)
         return self._made(task, n, g)
 
     def _made(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -343,7 +347,8 @@ class CuGRO(Method):
 
     def _distances(self, task: int) -> dict[int, float]:
         """Earlier task -> how far its dreams are from its data, in standard deviations."""
-        return {earlier: self.sketches.distance(earlier, torch.cat(self.dreams.of(earlier), 1)) for earlier in self._awake(task)}
+        sketches = self.noticed.sketches
+        return {earlier: sketches.distance(earlier, torch.cat(self.dreams.of(earlier), 1)) for earlier in self._awake(task)}
 
     def _judge(self, task: int) -> None:
         """Compare what was dreamed with the sketches of what was real.
@@ -363,15 +368,16 @@ class CuGRO(Method):
             kept = self.memory.all(earlier)
             rows = torch.arange(self.dreams.sets[earlier][0], device=kept.obs.device) % len(kept)
             self._fill(earlier, 0, kept.obs[rows, 0], kept.action[rows, 0], kept.timestep[rows, 0])
-            self.coresets.append([earlier, task])
+            self.noticed.coresets.append([earlier, task])
 
     def _finish(self, task: int, access: Any) -> None:
         """Keep the sketch of a task's data, and let go of the dreams."""
-        self.sketches.add(task, torch.cat(rows_of(access.current), 1))
+        self.noticed.sketches.add(task, torch.cat(rows_of(access.current), 1))
         if self.config.on_collapse == "coreset":
             windows = access.current.windows(1, self.config.coreset, Step(self.seed, task, "coreset", 0))
             access.keep(self.memory, bare(windows))
         self.dreams.clear()
+        self.teachers.clear()
 
     def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
         return self._made(task, n, g)[:2] if self._dreams_states else None
@@ -385,15 +391,9 @@ class CuGRO(Method):
         return super().unused_parameters() + sum(p.numel() for p in self.states.parameters())
 
     def architecture(self) -> dict[str, Any]:
-        parts = {"states": self.states, "sketches": self.sketches, "dreams": self.dreams, "memory": self.memory}
-        noticed = {"repeated": [[earlier, task] for earlier, task in self.repeated.items()], "coresets": self.coresets}
-        return super().architecture() | {name: part.architecture() for name, part in parts.items()} | noticed
+        return super().architecture() | {name: getattr(self, name).architecture() for name in PIECES}
 
     def rebuild(self, architecture: dict[str, Any]) -> None:
         super().rebuild(architecture)
-        self.states.rebuild(architecture["states"])
-        self.sketches.rebuild(architecture["sketches"])
-        self.dreams.rebuild(architecture["dreams"])
-        self.memory.rebuild(architecture["memory"])
-        self.repeated = {int(earlier): int(task) for earlier, task in architecture["repeated"]}
-        self.coresets = [[int(earlier), int(task)] for earlier, task in architecture["coresets"]]
+        for name in PIECES:
+            getattr(self, name).rebuild(architecture[name])

@@ -67,7 +67,7 @@ class TDGR(Dreaming):
 
     def train_generator(self, view: Any, step: Step) -> Mapping[str, Tensor]:
         batch = self.mixed(view, step)
-        return self.states.learn(self.descend, batch, step, batch.extra["time"].unsqueeze(1))
+        return self.states.learn(self.descend, batch, step, more=batch.extra["time"].unsqueeze(1))
 
     def dreamed(self, task: int, n: int, g: Generator) -> tuple[Tensor, Tensor] | None:
         share = torch.rand(n, generator=g, device=g.device)

@@ -6,10 +6,13 @@ They know vectors (B, O) on a common scale and what they are told of the task (B
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
 from torch.nn import Parameter
 
 from perdure.nets.denoiser import Denoiser, denoising_loss, random_times
@@ -17,6 +20,18 @@ from perdure.nets.diffusion import Linear, Sampler, perturbed
 
 LATENT = 16
 """Numbers that the autoencoder and the adversarial network draw a state from."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Rows that learn what a network said before, not what was drawn from it."""
+
+    rows: Tensor
+    """(B,) bool."""
+    weights: Mapping[str, Tensor]
+    """Of the network then, by its names."""
+    told: Tensor
+    """(B, C) what it was told then."""
 
 
 class StateNet(nn.Module, ABC):
@@ -36,8 +51,8 @@ class StateNet(nn.Module, ABC):
         return part != "generator" or update % self.TURNS == self.TURNS - 1
 
     @abstractmethod
-    def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
-        """(B,) of states (B, O), with torch's global randomness."""
+    def loss(self, part: str, x: Tensor, told: Tensor, taught: Taught | None = None) -> Tensor:
+        """(B,) of states (B, O), with torch's global randomness. Only a diffusion model can be taught."""
 
     @abstractmethod
     def draw(self, told: Tensor, g: Generator | None) -> Tensor:
@@ -60,10 +75,16 @@ class DiffusionNet(StateNet):
         self.denoiser = Denoiser(size, told, (width, width // 2, width // 4), scale, stays=stays)
         self.schedule, self.sampler, self.left_out, self.guidance, self.size = Linear(), sampler, left_out, guidance, size
 
-    def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
+    def loss(self, part: str, x: Tensor, told: Tensor, taught: Taught | None = None) -> Tensor:
         noise, t = torch.randn_like(x), random_times(len(x), self.schedule, x.device)
         present = torch.rand(len(x), device=x.device) >= self.left_out if self.left_out else None
-        return denoising_loss(self.denoiser(perturbed(x, noise, t, self.schedule), t, told, present), noise)
+        noisy, target = perturbed(x, noise, t, self.schedule), noise
+        if taught is not None:
+            before = {name.removeprefix("denoiser."): value for name, value in taught.weights.items()}
+            with torch.no_grad():
+                said = functional_call(self.denoiser, before, (noisy, t, taught.told, present))
+            target = torch.where(taught.rows.unsqueeze(1), said, noise)
+        return denoising_loss(self.denoiser(noisy, t, told, present), target)
 
     def draw(self, told: Tensor, g: Generator | None) -> Tensor:
         noise = torch.randn((len(told), self.size), generator=g, device=told.device)
@@ -80,7 +101,7 @@ class VAENet(StateNet):
         self.encoder, self.decoder = perceptron(size + told, 2 * LATENT, width), perceptron(LATENT + told, size, width)
         self.log_std = Parameter(torch.zeros(()))
 
-    def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
+    def loss(self, part: str, x: Tensor, told: Tensor, taught: Taught | None = None) -> Tensor:
         mean, log_std = self.encoder(torch.cat([x, told], 1)).chunk(2, 1)
         log_std = log_std.clamp(-7, 2)
         latent = mean + log_std.exp() * torch.randn_like(mean)
@@ -108,7 +129,7 @@ class GANNet(StateNet):
     def parameters_of(self, part: str) -> dict[str, Parameter]:
         return {name: p for name, p in self.named_parameters() if name.startswith(f"{part}.")}
 
-    def loss(self, part: str, x: Tensor, told: Tensor) -> Tensor:
+    def loss(self, part: str, x: Tensor, told: Tensor, taught: Taught | None = None) -> Tensor:
         made = self.draw(told, None)
         if part == "generator":
             return -self._judged(made, told.detach())  # else it would learn to tell what the discriminator likes

@@ -171,11 +171,15 @@ class SfBC(TaskPolicy):
             made += [Stage(f"plan {i + 1}", sweep=True), replace(critic, name=f"critic {i + 2}")]
         return made
 
-    def behaviour_loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
-        """(B,), of the noise in noisy logged actions."""
+    def behaviour_loss(self, batch: Windows, weights: Weights | None = None, teacher: Weights | None = None) -> Tensor:
+        """(B,), of the noise in noisy logged actions; where `extra["taught"]` is true, of what the teacher says it is."""
         noise, t = torch.randn_like(batch.action[:, 0]), random_times(len(batch), self.schedule, batch.action.device)
-        noisy = perturbed(batch.action[:, 0], noise, t, self.schedule)
-        return denoising_loss(functional_call(self, dict(weights or {}), ("noise", batch, noisy, t)), noise)
+        noisy, target = perturbed(batch.action[:, 0], noise, t, self.schedule), noise
+        if teacher is not None and "taught" in batch.extra:
+            with torch.no_grad():
+                said = functional_call(self, dict(teacher), ("noise", batch, noisy, t))
+            target = torch.where(batch.extra["taught"].unsqueeze(1), said, noise)
+        return denoising_loss(functional_call(self, dict(weights or {}), ("noise", batch, noisy, t)), target)
 
     def critic_loss(self, batch: Windows, weights: Weights | None = None) -> Tensor:
         """(B,), of the standardised return after the logged action."""
@@ -287,8 +291,15 @@ class SfBC(TaskPolicy):
 
     def follow(self, weights: Weights | None = None) -> None:
         if self.config.averaging:
-            behaviour = {name: p for name, p in self.named_parameters() if name.startswith(("denoisers.", "told."))}
-            self.averages.follow({name: (weights or {}).get(name, p) for name, p in behaviour.items()})
+            self.averages.follow({name: (weights or {}).get(name, p) for name, p in self._behaviour().items()})
+
+    def _behaviour(self) -> dict[str, Parameter]:
+        """Parameters of the behaviour model."""
+        return {name: p for name, p in self.named_parameters() if name.startswith(("denoisers.", "told."))}
+
+    def behaviour_weights(self) -> dict[str, Tensor]:
+        """Those with which the behaviour model acts."""
+        return {**self._behaviour(), **self.averages.view()}
 
     @torch.no_grad()
     def candidates(self, obs: Tensor, task: int, count: int, g: Generator | None) -> tuple[Tensor, Tensor]:

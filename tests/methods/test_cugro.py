@@ -9,7 +9,7 @@ import torch
 from tiny import Lab, config, execute, stream_of
 
 from perdure.bench.workload import Scale, stream
-from perdure.continual.dreams import Dreams, per_task, rows_of
+from perdure.continual.dreams import Dreams, bare, per_task, rows_of
 from perdure.continual.episode_times import WAVES
 from perdure.continual.state_model import TOLD
 from perdure.core.batch import concatenate
@@ -98,8 +98,8 @@ def test_half_of_a_batch_is_dreams_or_as_many_of_every_task():
     for balance, new in (("half", 4), ("equal", 2)):
         lab = learned(2, balance=balance)
         begin(lab, 2, "behaviour")
-        batch = lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))
-        assert int((batch.task == 2).sum()) == new and len(batch) == 8, balance
+        own, dreams = lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))
+        assert len(own) == new and len(dreams) == 8 - new and set(dreams.task.tolist()) == {0, 1}, balance
 
 
 def test_a_set_of_dreams_survives_json_and_draws_every_row():
@@ -188,8 +188,8 @@ def test_the_state_generator_learns_fast_and_is_told_the_time(options, rate, tol
     lab.learn(0)
     states, model = begin(lab, 1, "states"), lab.method.states
     learn, loss = model.learn, model.net.loss
-    model.learn = lambda descend, batch, step: seen.append(batch) or learn(descend, batch, step)
-    model.net.loss = lambda part, x, told: seen.append(x) or seen.append(told[:, TOLD:]) or loss(part, x, told)
+    model.learn = lambda descend, parts, *rest, **more: seen.append(parts[-1]) or learn(descend, parts[-1:], *rest, **more)
+    model.net.loss = lambda part, x, told, taught: seen.append(x) or seen.append(told[:, TOLD:]) or loss(part, x, told, taught)
     states.update(Step(0, 1, "states", 0))
     assert lab.method.recipes["states generator"]["recipe"]["lr"] == pytest.approx(rate * lab.method.config.learning_rate)
     batch, x, waves = seen[:3]
@@ -201,6 +201,48 @@ def test_the_state_generator_learns_fast_and_is_told_the_time(options, rate, tol
         longest = torch.tensor([lab.access(k).current.sampler.timestep.max() + 1 for k in (0, 1)])[batch.task]
         torch.testing.assert_close(waves[:, 0], torch.sin(batch.timestep[:, 0] / longest * torch.pi / 2), atol=1e-4, rtol=1e-4)
         assert batch.timestep[batch.task == 0].unique().numel() > 1, "dreams are of several times"
+
+
+# -- distillation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["behaviour", "states"])
+def test_an_earlier_task_is_taught_what_the_models_said_before(part):
+    """The loss of dreams is zero for a model that has not changed since, and of new pairs it is what it was."""
+    lab = learned(1)
+    phase = begin(lab, 1, part)
+    seen, step = [], Step(0, 1, part, 0)
+    for model, name in ((lab.method.policy, "behaviour"), (lab.method.states, "states")):
+        model.load_state_dict(lab.method.teachers.of(name), strict=False)
+    new, old = lab.method._mixed(lab.access(1).current, step)
+    assert bool(old.extra["taught"].all()) and new.extra == {}
+    for half in (new, old):
+        torch.manual_seed(0)
+        if part == "behaviour":
+            seen.append(lab.method.policy.behaviour_loss(half, teacher=lab.method.teachers.of("behaviour")).mean())
+        else:
+            seen.append(lab.method.states.loss(half, "generator", teacher=lab.method.teachers.of("states")).mean())
+    assert float(seen[1].detach()) < 1e-9 < 1e-2 < float(seen[0].detach())
+    assert np.isfinite(float(next(iter(phase.update(step).values()))))
+    assert lab.method.teachers.of("behaviour") is not None
+
+
+def test_teachers_are_let_go_of_with_the_dreams_and_absent_where_nothing_is_dreamed():
+    lab = learned(1)
+    begin(lab, 1, "critic")
+    assert set(lab.method.teachers.copies) == {"behaviour", "states"}
+    lab.method._finish(1, lab.access(1))
+    assert not lab.method.teachers.copies and not lab.method.dreams.tasks()
+    for options, models in (({"replay": "oracle"}, set()), ({"distillation": False}, set()), ({"replay": "vae"}, {"behaviour"})):
+        other = learned(1, **options)
+        begin(other, 1, "behaviour")
+        assert set(other.method.teachers.copies) == models
+
+
+def test_a_few_real_pairs_are_not_taught():
+    lab = learned(2, collapse=1e-6, on_collapse="coreset", coreset=5)
+    begin(lab, 2, "behaviour")
+    assert not lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))[1].extra["taught"].any()
 
 
 def test_dreams_are_drawn_at_the_times_of_the_data():
@@ -283,7 +325,7 @@ def test_a_collapse_stops_the_run_or_falls_back_to_a_few_real_pairs():
     real = {tuple(row) for row in torch.cat(rows_of(lab.access(0).current), 1).tolist()}
     replayed = {tuple(row) for row in torch.cat(lab.method.dreams.of(0), 1).tolist()}
     assert replayed <= real and len(replayed) == 5
-    assert lab.method.architecture()["coresets"] == [[0, 1]]
+    assert lab.method.architecture()["noticed"]["coresets"] == [[0, 1]]
     logged = next(phase for phase in lab.phases(1) if phase.name == "behaviour").update(Step(0, 1, "behaviour", 0))
     assert float(logged["coresets"]) == 1, "the log says of how many tasks"
     lab = learned(1, collapse=1e-6, on_collapse="go_on")
@@ -313,7 +355,7 @@ def test_the_log_says_how_far_the_worst_dreams_are():
     assert dream.steps() == 2 and dream.update(Step(0, 2, "dream", 0)) == {}
     lab.method.dreams.put(0, 0, obs=lab.method.dreams.of(0)[0] + 100)
     logged = dream.update(Step(0, 2, "dream", 1))
-    far = lab.method.sketches.distance(0, torch.cat(lab.method.dreams.of(0), 1))
+    far = lab.method.noticed.sketches.distance(0, torch.cat(lab.method.dreams.of(0), 1))
     assert float(logged["distance"]) == pytest.approx(far) and far > 10
 
 
@@ -322,7 +364,7 @@ def test_a_task_that_comes_again_is_recognised_and_not_dreamed():
     lab.views.views[2] = type(lab.views.views[2])(lab.stream.tasks[0])  # the data of task 0 again
     lab.views.views[2].sampler.task = 2
     dream = begin(lab, 2, "dream")
-    assert lab.method.repeated == {0: 2}
+    assert lab.method.noticed.repeated == {0: 2}
     assert {task for task, _, _ in lab.method._parts(2)} == {1} and dream.steps() == 1
     real = {tuple(row) for row in torch.cat(rows_of(lab.access(2).current), 1).tolist()}
     assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
@@ -331,7 +373,7 @@ def test_a_task_that_comes_again_is_recognised_and_not_dreamed():
 def test_other_tasks_are_not_taken_for_the_same():
     lab = learned(2)
     begin(lab, 2, "behaviour")
-    assert lab.method.repeated == {}
+    assert lab.method.noticed.repeated == {}
 
 
 # -- configuration -------------------------------------------------------------------------------------------------
@@ -394,5 +436,5 @@ def test_other_policies_and_unequal_spaces_are_refused():
 def test_batches_of_new_pairs_and_dreams_join():
     lab = learned(1)
     begin(lab, 1, "behaviour")
-    batch = lab.method._mixed(lab.access(1).current, Step(0, 1, "behaviour", 0))
-    assert concatenate([batch]).extra == {} and set(batch.tasks) == {0, 1}
+    parts = lab.method._mixed(lab.access(1).current, Step(0, 1, "behaviour", 0))
+    assert concatenate([bare(part) for part in parts]).extra == {} and {t for part in parts for t in part.tasks} == {0, 1}

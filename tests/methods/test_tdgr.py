@@ -29,7 +29,7 @@ def test_the_generator_is_told_the_time_of_new_data_and_of_dreams():
         lab.play(1, phase)
     view = lab.access(1).current
     seen = []
-    lab.method.states.loss = lambda part, batch, more: seen.append((batch.task, more)) or batch.obs.sum((1, 2)) * 0
+    lab.method.states.loss = lambda batch, part, more: seen.append((batch.task, more)) or batch.obs.sum((1, 2)) * 0
     lab.method.descend = lambda name, loss, **rest: loss
     lab.method.states.follow = lambda: None
     lab.method.train_generator(view, Step(0, 1, "states", 0))

@@ -55,7 +55,7 @@ def test_each_kind_learns_which_states_belong_to_which_task(kind):
         for part in states.parts():
             if states.due(part, update):
                 optimizers[part].zero_grad()
-                states.loss(part, as_windows(rows, rows, task, (0, 1), SPEC)).mean().backward()
+                states.loss(as_windows(rows, rows, task, (0, 1), SPEC), part).mean().backward()
                 optimizers[part].step()
         states.follow()
     for task, rows in enumerate(data):
