@@ -10,7 +10,7 @@ Needs      the task id at test time; data of earlier tasks with `replay oracle`,
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
            the updates do not grow with it; the behaviour model is told the task, the state generator when in an episode a state
            is (as t-DGR's, Yue et al. 2024, arXiv 2401.02576), on the scale of its task's data at that moment; of dreams, both
-           learn what they said themselves before the task (Masip et al. 2024); both act and dream with averaged weights, low time
+           learn what they said themselves before the task (Masip et al. 2023); both act and dream with averaged weights, low time
            frequencies and a second-order sampler; the penalty is a mean over tasks; tasks whose data come again are recognised
            and not dreamed; dreams that no longer look like the data stop the run.
            `compat`: as in the released code, but the critic's dreams keep the observations of the first set and draw actions
@@ -79,7 +79,7 @@ class CuGROConfig(MethodConfig):
     dreams: int = 10_000
     """Pairs per earlier task, and of all together four times as many at most; 0: as many as the new task has transitions."""
     distillation: bool = True
-    """Of dreams, the denoisers learn what their former selves say at noisy ones, not the noise itself (Masip et al. 2024, arXiv
+    """Of dreams, the denoisers learn what their former selves say at noisy ones, not the noise itself (Masip et al. 2023, arXiv
     2311.14028), so that no generation hands on the noise of its samples; without effect on replay oracle, noise and none."""
     balance: Literal["half", "equal"] = "half"
     """Of a batch of the generators: half of it is dreams, or as many of every earlier task as of the new one."""
