@@ -219,6 +219,19 @@ def folder_digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def begin(lab, task, until):
+    """Play the phases of a task before `until`, and give that one, begun."""
+    for phase in lab.phases(task):
+        if phase.name == until:
+            seed_everything(0, task, phase.name, "begin")
+            if phase.begin is not None:
+                phase.begin()
+            return phase
+        if phase.when():
+            lab.play(task, phase)
+    raise AssertionError(until)
+
+
 def global_random_state() -> tuple[bytes, bytes]:
     """Of torch's and numpy's global generators."""
     return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()
