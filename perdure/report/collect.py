@@ -7,6 +7,7 @@ ends the report, named.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ DEPTH = 5
 
 INSIDE = ("agent", "resume", "clips", "figures")
 """Folders inside a run or a report that hold no runs."""
+
+ROUNDING = 1e-9
+"""Relative difference of the mean return of data that were collected alike on two processors: 1e-13 was seen."""
+
+COUNTS = 1e-6
+"""A sum of returns nearer to a whole number than this is a count, of successes or points, which says nothing of the episodes."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +227,27 @@ def digests(matrix: ScoreMatrix) -> dict[tuple[int, str], str]:
     return {(i, entry["task"]): entry["digest"] for i, entry in enumerate(matrix.data)}
 
 
+def _all_digests(matrices: Sequence[ScoreMatrix]) -> dict[tuple[int, str], set[str]]:
+    return {place: {digests(matrix)[place] for matrix in matrices} for place in digests(matrices[0])}
+
+
+def same_data(one: ScoreMatrix, other: ScoreMatrix) -> bool:
+    """Whether both learned from the same data of every task; last bits that another processor rounds otherwise do not count."""
+    return digests(one).keys() == digests(other).keys() and all(map(_same_episodes, one.data, other.data))
+
+
+def _same_episodes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two entries name one dataset, or one that was collected again and differs in rounding alone.
+
+    Nine digits of the mean return tell datasets of one quality and size apart, unless returns are counts."""
+    if one["digest"] == other["digest"]:
+        return True
+    if not one.get("quality") or any(one.get(name) != other.get(name) for name in ("task", "quality", "episodes")):
+        return False
+    sums = [entry.get("mean_return", 0.0) * entry.get("episodes", 0) for entry in (one, other)]
+    return abs(sums[0] - round(sums[0])) > COUNTS and math.isclose(*sums, rel_tol=ROUNDING)
+
+
 def _group(name: str, runs: list[RunResult], command: str, labels: Mapping[str, str]) -> Group:
     """The runs of one row; refuses what must not be averaged, naming the field and the command that keeps it apart."""
     runs = sorted(runs, key=lambda run: run.seed)
@@ -264,8 +292,9 @@ def _identity(one: RunResult, other: RunResult) -> Iterator[tuple[str, Any, Any]
     for name in sorted(a.protocol.keys() | b.protocol.keys()):
         yield f"protocol.{name}", a.protocol.get(name), b.protocol.get(name)
     ours, theirs = digests(a), digests(b)
-    for place in sorted(ours.keys() | theirs.keys()):
-        yield f"data digest of {place[1]}", ours.get(place), theirs.get(place)
+    if not same_data(a, b):
+        for place in sorted(ours.keys() | theirs.keys()):
+            yield f"data digest of {place[1]}", ours.get(place), theirs.get(place)
     if a.config_hash != b.config_hash:
         yield "config_hash", _hash_today(one), _hash_today(other)
 
@@ -294,7 +323,7 @@ def find_reference(run: RunResult, runs: Sequence[RunResult]) -> RunResult | Non
             and other.matrix.policy == run.matrix.policy
             and other.matrix.profile == run.matrix.profile
             and other.seed == run.seed
-            and digests(other.matrix) == digests(run.matrix)
+            and same_data(other.matrix, run.matrix)
         )
         if same:
             return other
@@ -310,8 +339,11 @@ def _performance(group: Group) -> float:
 def _notices(groups: list[Group]) -> list[str]:
     """What a reader must know before comparing rows."""
     notices = []
-    if any(digests(group.first) != digests(groups[0].first) for group in groups):
+    matrices = [run.matrix for group in groups for run in group.runs]
+    if not all(same_data(matrix, matrices[0]) for matrix in matrices):
         notices.append("Rows were learned from different data: compare them with care.")
+    elif rounded := [task for (_, task), values in _all_digests(matrices).items() if len(values) > 1]:
+        notices.append(f"Data of {', '.join(rounded)} were collected on several processors, which round differently.")
     if len({(group.first.policy, group.first.profile) for group in groups}) > 1:
         notices.append("Rows use different policies or profiles: compare them with care.")
     if len({tuple(run.seed for run in group.runs) for group in groups}) > 1:

@@ -15,7 +15,7 @@ from perdure.core.intervals import Interval, Summary, summarise, wilson
 from perdure.core.matrix import COUNTS, ScoreMatrix
 from perdure.core.metrics import DEFINITIONS
 from perdure.report import reading
-from perdure.report.collect import Collection, Group, RunResult, digests
+from perdure.report.collect import Collection, Group, RunResult, same_data
 from perdure.report.compare import Difference, differences, normalised
 
 UNDEFINED = "not defined"
@@ -160,17 +160,23 @@ def _known(rows: Sequence[Row], key: str) -> bool:
 
 def _data(collection: Collection) -> tuple[str, ...]:
     """The mean score of the behaviour in the data of every task, where runs say it; of which rows, if their data differ."""
-    rows: dict[tuple[str, ...], list[str]] = {}
-    means: dict[tuple[str, ...], str] = {}
+    kinds: list[list[Group]] = []
     for group in collection.groups:
-        data = tuple(digests(group.first).values())
-        rows.setdefault(data, []).append(group.name)
-        for run in group.runs:
-            known = [(entry["task"], entry["mean_score"]) for entry in run.matrix.data if "mean_score" in entry]
-            if 0 < len(known) == len(data):
-                means[data] = ", ".join(f"{task} {number(mean, 'score')}" for task, mean in known)
-    whose = {data: f" of {', '.join(names)}" if len(rows) > 1 else "" for data, names in rows.items()}
-    return tuple(f"Mean score of the data{whose[data]}: {words}." for data, words in means.items())
+        kind = next((kind for kind in kinds if same_data(kind[0].first, group.first)), [])
+        kinds += [] if kind else [kind]
+        kind.append(group)
+    lines = []
+    for kind in kinds:
+        whose = f" of {', '.join(group.name for group in kind)}" if len(kinds) > 1 else ""
+        means = next((means for group in kind for run in group.runs if (means := _means(run))), "")
+        lines += [f"Mean score of the data{whose}: {means}."] if means else []
+    return tuple(lines)
+
+
+def _means(run: RunResult) -> str:
+    """Task and mean score of its data, of every task; nothing where one of them is not known."""
+    known = [f"{entry['task']} {number(entry['mean_score'], 'score')}" for entry in run.matrix.data if "mean_score" in entry]
+    return ", ".join(known) if len(known) == len(run.matrix.data) else ""
 
 
 def returns_columns(collection: Collection) -> tuple[Column, ...]:

@@ -81,6 +81,38 @@ def test_what_must_not_be_averaged_is_refused_by_name(make_run, tmp_path, field)
     assert "er-1" in str(caught.value)
 
 
+def _data(digest, mean_return, **more):
+    return [{"task": "push", "digest": digest, "quality": "expert", "episodes": 500, "mean_return": mean_return} | more]
+
+
+def test_data_collected_on_another_processor_are_the_same_data(make_run, tmp_path):
+    make_run("er", 0, data=_data("sha256:one", -16.843924859099555))
+    make_run("er", 1, data=_data("sha256:two", -16.843924859097694))
+    make_run("independent", 1, data=_data("sha256:one", -16.843924859099555))
+    collection = collect([tmp_path])
+    assert sorted(len(group.runs) for group in collection.groups) == [1, 2]
+    learned = next(run for run in collection.runs if run.matrix.method == "er" and run.seed == 1)
+    assert learned.metrics["forward_transfer"].value is not None
+    assert any(notice.startswith("Data of push were collected on several processors") for notice in collection.notices)
+
+
+@pytest.mark.parametrize(
+    "other", [_data("sha256:two", -16.843924959), _data("sha256:two", -16.843924859, quality="medium"),
+              _data("sha256:two", -16.843924859, episodes=499)])  # fmt: skip
+def test_data_that_differ_by_more_than_rounding_are_not(make_run, tmp_path, other):
+    make_run("er", 0, data=_data("sha256:one", -16.843924859))
+    make_run("er", 1, data=other)
+    with pytest.raises(UsageError, match=r"^data digest of push is "):
+        collect([tmp_path])
+
+
+def test_returns_that_are_counts_do_not_tell_data_apart(make_run, tmp_path):
+    make_run("er", 0, data=_data("sha256:one", 0.824))
+    make_run("er", 1, data=_data("sha256:two", 0.824))
+    with pytest.raises(UsageError, match=r"^data digest of push is "):
+        collect([tmp_path])
+
+
 def test_a_label_makes_a_row_of_its_own(make_run):
     plain = make_run("finetune", 0)
     single = make_run("finetune", 0, name="single", protocol=PROTOCOL | {"heads": "single"})
