@@ -30,9 +30,9 @@ def distance(lab, task):
 
 
 def test_dreams_of_the_first_task_outlive_three_more():
-    """Its distance grows to 2.5 times at most; a generator that is not shown its own dreams ends twice as far away at least.
+    """Its distance grows to 2.5 times at most; a generator that is shown no dreams and no teacher ends twice as far away at least.
 
-    Measured: from 0.202 to 0.194; to 0.523 without dreams.
+    Measured: from 0.202 to 0.194; to 0.523 without dreams. With distillation: from 0.154 to 0.155; to 0.501 with neither.
     """
     first, last = {}, {}
     for replay in (True, False):
@@ -57,6 +57,7 @@ def test_it_keeps_what_real_old_data_keep(tmp_path):
     """Of three seeds the median: at least 0.85 of the oracle's score, forgetting of at most 0.15; without replay 0.6 at most.
 
     Measured: 1.00, 0.95, 1.00 with dreams, 1.00, 0.97, 1.00 with real data, 0.67, 0.38, 0.33 without; forgotten 0 in all three.
+    With distillation, on another machine: 1.00, 0.99, 1.00; 1.00, 0.99, 1.00; 0.69, 0.46, 0.33; forgotten 0.
     """
     scores, forgotten = {}, []
     for replay in ("diffusion", "oracle", "none"):
