@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
-from perdure.continual.state_model import TOLD, StateModel
+from perdure.continual.state_model import TOLD, StateModel, require_equal_vectors
 from perdure.core.batch import Windows, average
 from perdure.core.config import positive
 from perdure.core.errors import UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
-from perdure.core.spec import Box, Spec
+from perdure.core.spec import Spec
 from perdure.core.task import Task
 from perdure.nets.diffusion import Sampler
 from perdure.nets.state_nets import NETS, DiffusionNet, StateNet
@@ -79,15 +79,7 @@ class Dreaming(Method):
 
     @classmethod
     def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
-        name = cls.__name__.lower()
-        first, *others = specs
-        for other in others:
-            if specs[other].key != specs[first].key:
-                raise UsageError(f"{name} dreams with one generator for all tasks, but {first} has {specs[first].key} and {other}"
-                                 f" has {specs[other].key}; choose a stream of equal spaces")
-        if not isinstance(specs[first].action, Box) or specs[first].obs.dtype == "uint8":
-            raise UsageError(f"{name} dreams of vectors and continuous actions, and {first} has {specs[first].key}; choose"
-                             " another stream or method")
+        require_equal_vectors(cls.__name__.lower(), specs)
 
     def _net(self, size: int) -> StateNet:
         config = self.config

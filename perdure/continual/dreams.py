@@ -75,9 +75,14 @@ class Dreams(nn.Module):
         self.sets.clear()
 
     def draw(self, n: int, g: Generator) -> Windows:
-        """n pairs as windows of one step, equally many of every task, with the old critic's values in `extra["kept"]`."""
+        """n pairs as windows of one step, equally many of every task, with the old critic's values in `extra["kept"]`.
+
+        Where there are more tasks than pairs, chance says which of them.
+        """
         tasks = self.tasks()
         share = [len(part) for part in torch.arange(n).tensor_split(len(tasks))]
+        if n < len(tasks):
+            share = [share[i] for i in torch.randperm(len(tasks), generator=g, device=g.device)]
         known = torch.tensor([tasks, self._begins(), [count for count, _ in self.sets.values()]], device=g.device)
         task, begin, count = known.repeat_interleave(torch.tensor(share, device=g.device), 1, output_size=n)
         rows = begin + (torch.rand(n, generator=g, dtype=torch.float64, device=g.device) * count).long()
@@ -121,6 +126,14 @@ def mixed(view: Any, dreams: Dreams, batch: int, balance: str, step: Step,
           seen: Callable[[Windows], Windows] | None = None) -> Windows:
     """A batch of `halves`, joined; `seen`: what becomes of new and of dreamed windows before; `bare` unless given."""
     return concatenate([(seen or bare)(half) for half in halves(view, dreams, batch, balance, step)])
+
+
+def apart(halves: list[Windows], real: list[int]) -> list[Windows]:
+    """New samples and dreams as batches of their own; dreams say in `extra["taught"]` whether teachers speak of them, which they
+    do but of tasks that are `real`."""
+    new, old = halves
+    untaught = torch.tensor(real, dtype=torch.int64, device=old.task.device)
+    return [bare(new), replace(old, extra={"taught": ~torch.isin(old.task, untaught)})]
 
 
 def bare(batch: Windows) -> Windows:

@@ -15,6 +15,9 @@ KNOTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 51
 """Steps of an episode at which a task's mean and deviation are kept; between two both are linear, and the last one's serve all
 that follow."""
 
+ENOUGH = 10
+"""Observations at a knot; with fewer it has the mean and deviation of the whole task, as those of one or two would be these."""
+
 FLOOR = 1e-3
 """Smallest deviation at a moment, as a share of that of the whole task."""
 
@@ -33,17 +36,17 @@ class EpisodeScales(nn.Module):
         Args:
             obs: (N, O) raw.
             steps: (N,) of their episodes.
-            mean: (O,) of all of them, which knots without data keep.
+            mean: (O,) of all of them, which knots with too few keep.
             std: (O,) of all of them.
         """
         weight = torch.zeros(len(steps), len(KNOTS), dtype=torch.float64, device=steps.device)
         low, share = _between(steps)
         weight.scatter_(1, torch.stack([low, low + 1], 1), torch.stack([1 - share, share], 1).double())
         products = weight.T @ weight + 1e-6 * torch.eye(len(KNOTS), dtype=torch.float64, device=steps.device)
-        fitted = torch.linalg.solve(products, weight.T @ (obs - mean).double())
-        left = (obs - mean).double() - weight @ fitted
         count = weight.sum(0).unsqueeze(1)
-        deviation = torch.where(count > 0, (weight.T @ left.square() / count.clamp(min=1e-6)).sqrt(), std)
+        fitted = torch.linalg.solve(products, weight.T @ (obs - mean).double()) * (count >= ENOUGH)
+        left = (obs - mean).double() - weight @ fitted
+        deviation = torch.where(count >= ENOUGH, (weight.T @ left.square() / count.clamp(min=1e-6)).sqrt(), std)
         least = torch.where(std > 1e-6, FLOOR * std, torch.ones_like(std))
         self.get_buffer(f"mean_{task}").copy_(mean + fitted)
         self.get_buffer(f"deviation_{task}").copy_(torch.maximum(deviation.to(obs.dtype), least))

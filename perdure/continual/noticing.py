@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from perdure.continual.dreams import Dreams
 from perdure.continual.sketch import Sketches
 
 
@@ -27,9 +29,22 @@ class Noticed(nn.Module):
         self.repeated |= dict.fromkeys(found, task)
         return found
 
-    def real(self, task: int) -> set[int]:
-        """Earlier tasks that real pairs stand for while this one is learned."""
-        return {k for k, late in [*self.repeated.items(), *self.coresets] if late == task}
+    def distances(self, dreams: Dreams, tasks: Iterable[int]) -> dict[int, float]:
+        """Task -> how far its dreams are from its data, in standard deviations."""
+        return {task: self.sketches.distance(task, torch.cat(dreams.of(task), 1)) for task in tasks}
+
+    def lost(self, dreams: Dreams, tasks: Iterable[int], limit: float) -> list[tuple[int, float, float]]:
+        """(task, distance, limit) of those that are too far: further than by `limit` and what so few dreams do by chance."""
+        limits = {task: limit + dreams.sets[task][0] ** -0.5 for task in tasks}
+        return [(task, far, limits[task]) for task, far in self.distances(dreams, limits).items() if far > limits[task]]
+
+    def came_again(self, task: int) -> list[int]:
+        """Earlier tasks for which the data of this one stand."""
+        return [k for k, late in self.repeated.items() if late == task]
+
+    def with_coreset(self, task: int) -> list[int]:
+        """Earlier tasks for which a few of their own real pairs stand while this one is learned."""
+        return [k for k, late in self.coresets if late == task]
 
     def architecture(self) -> dict[str, Any]:
         return {"sketches": self.sketches.architecture(), "repeated": list(map(list, self.repeated.items())),

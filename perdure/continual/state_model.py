@@ -13,13 +13,18 @@ from torch.nn import Parameter
 from perdure.continual.episode_scales import EpisodeScales
 from perdure.continual.episode_times import EpisodeTimes
 from perdure.core.batch import Windows, average, places
+from perdure.core.errors import UsageError
 from perdure.core.method import Step
 from perdure.core.policy import Stats, Weights
+from perdure.core.spec import Box, Spec
 from perdure.nets.moving_average import MovingAverage
 from perdure.nets.state_nets import StateNet, Taught
 
 TOLD = 16
 """Size of the vector that tells the generator a task."""
+
+FARTHEST = 30.0
+"""Deviations from the mean of an observation; logged ones of the built-in streams are at 25 at most."""
 
 MARGIN = 0.05
 """Of the range of the data, by which generated observations may leave it."""
@@ -98,9 +103,12 @@ class StateModel(nn.Module):
         return centre[place], width[place]
 
     def scaled(self, obs: Tensor, task: Tensor, tasks: tuple[int, ...], steps: Tensor | None = None) -> Tensor:
-        """(B, O) raw observations on the scale of each one's task, or of its step (B,) of an episode where these are told."""
+        """(B, O) raw observations on the scale of each one's task, or of its step (B,) of an episode where these are told.
+
+        At most `FARTHEST`: what was not drawn at that moment of that task may lie hundreds of deviations away.
+        """
         centre, width = self._scales(task, tasks, steps)
-        return (obs - centre) / width
+        return ((obs - centre) / width).clamp(-FARTHEST, FARTHEST)
 
     def unscaled(self, x: Tensor, task: int, steps: Tensor | None = None) -> Tensor:
         """(n, O) raw observations, within the range of the task's data."""
@@ -210,3 +218,19 @@ class _Drawing(nn.Module):
 
     def forward(self, told: Tensor, g: Generator | None) -> Tensor:
         return self.net.draw(told, g)
+
+
+def require_equal_vectors(method: str, specs: Mapping[str, Spec]) -> None:
+    """Refuse streams that one generator of vectors cannot dream of.
+
+    Raises:
+        UsageError: the tasks differ in their spaces, observations are images, or actions are discrete.
+    """
+    first, *others = specs
+    for other in others:
+        if specs[other].key != specs[first].key:
+            raise UsageError(f"{method} dreams with one generator for all tasks, but {first} has {specs[first].key} and {other}"
+                             f" has {specs[other].key}; choose a stream of equal spaces: nothing aligns others yet")
+    if not isinstance(specs[first].action, Box) or specs[first].obs.dtype == "uint8":
+        raise UsageError(f"{method} dreams of vectors and continuous actions, and {first} has {specs[first].key}; choose another"
+                         " stream or method")

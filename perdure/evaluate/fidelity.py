@@ -14,7 +14,7 @@ SAMPLES, DIRECTIONS, SHOWN = 1000, 100, 100
 
 
 def fidelity(obs: Tensor, action: Tensor, sampler: Sampler, seed: int) -> Fidelity | None:
-    """Of dreams (n, O) raw, (n, A); None where the task has no held-out data."""
+    """Of dreams (n, O) raw, (n, A); None where the task has fewer than 100 held-out or training rows."""
     held, train = (_rows(sampler, split, seed, len(obs)) for split in ("holdout", "train"))
     if len(held) < SHOWN or len(train) < SHOWN:
         return None

@@ -5,7 +5,8 @@ Paper      Liu et al. 2024, "Continual Offline Reinforcement Learning via Diffus
 Objective  behaviour model and state generator: denoising of new data and of dreams; critic: the policy's own regression on new
            data + penalty * squared distance to what the old critic said of the dreams
 Keeps      the policy, the state generator, and per task a vector, scales of observations at 19 moments (152 bytes a channel),
-           ranges, sketches of its data and times (1 to 2 KB); no row of any data. Dreams are let go of when a task ends
+           ranges, sketches of its data and times (1 to 2 KB); no row of any data, but the mean of at least ten says what all
+           episodes begin with, if it is one state. Dreams are let go of when a task ends
 Needs      the task id at test time; data of earlier tasks with `replay oracle`, a memory with `on_collapse coreset`
 Differs    one set of dreams per task serves all parts; half of each batch is dreams, whatever the number of earlier tasks, and
            the updates do not grow with it; the behaviour model is told the task, the state generator when in an episode a state
@@ -32,10 +33,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from perdure.continual.compat import set_released
-from perdure.continual.dreams import Dreams, as_windows, bare, halves, per_task, rows_of, some_of, times_of
+from perdure.continual.dreams import Dreams, apart, as_windows, bare, halves, per_task, rows_of, some_of, times_of
 from perdure.continual.episode_times import WAVES
 from perdure.continual.noticing import Noticed
-from perdure.continual.state_model import TOLD, StateModel
+from perdure.continual.state_model import TOLD, StateModel, require_equal_vectors
 from perdure.continual.teachers import Teachers
 from perdure.core.batch import Windows, average, concatenate
 from perdure.core.config import not_negative, positive
@@ -80,32 +81,36 @@ class CuGROConfig(MethodConfig):
     """Pairs per earlier task, and of all together four times as many at most; 0: as many as the new task has transitions."""
     distillation: bool = True
     """Of dreams, the denoisers learn what their former selves say at noisy ones, not the noise itself (Masip et al. 2023, arXiv
-    2311.14028), so that no generation hands on the noise of its samples; without effect on replay oracle, noise and none."""
+    2311.14028), so that no generation hands on the noise of its samples; of replay vae and gan the behaviour model alone does,
+    of oracle, noise and none nothing."""
     balance: Literal["half", "equal"] = "half"
-    """Of a batch of the generators: half of it is dreams, or as many of every earlier task as of the new one."""
+    """Of a batch of the generators: half of `batch` samples are dreams, or as many of every earlier task as of the new one."""
     budget: Literal["constant", "growing"] = "constant"
     """growing: the generators' updates grow with the number of tasks."""
     state_steps: int = 0
     """Updates of the state generator per task; 0: as many as of the behaviour model. An adversarial one's discriminator has five
     for each of them."""
     state_width: int = 0
-    """Of its outermost block; the inner ones have a half and a quarter. 0: the policy's width."""
+    """Of a diffusion model's outermost block; the inner ones have a half and a quarter, the hidden layers of vae and gan twice as
+    much. 0: the policy's width."""
     state_rate: float = 3.0
     """Learning rate of the diffusion generator over that of the policy."""
     timed: bool = True
     """The state generator is told when in an episode an observation is; otherwise it smears the few early ones."""
     scale: Literal["task", "first", "range"] = "task"
     """Of observations in the state generator: each task's own mean and deviation (those at that moment with `timed`), those of
-    the first task for all, or each task's range becomes [-1, 1]."""
+    the first task for all, or each task's range becomes [-1, 1], in the policy too."""
     averaging: float = 0.001
     """Share of the new weights in each update of the state generator's average, after the first thousands, in which the average
     is of the last tenth; 0: none."""
     frequency_scale: float = 1.0
     """Standard deviation of the frequencies of its time (released code: 30)."""
     sampler: SamplerName = "dpm++"
+    """Solver that draws observations."""
     evaluations: int = 15
     """Of the network per observation."""
     grid: Grid = "log-snr"
+    """What the solver's steps are spaced equally in."""
     guidance: float = 0.0
     """How much the task is stressed when observations are drawn (the paper's future work); 0: not."""
     left_out: float = 0.1
@@ -123,7 +128,8 @@ class CuGROConfig(MethodConfig):
     lost states hardly move. Good dreams (cheetah-vel, swimmer-dir, metaworld5, toy) are at 0.02 to 0.08, dreams that are all the
     mean one at 0.23 or more, the data nearest to a task's at 0.22 or more."""
     on_collapse: Literal["stop", "coreset", "go_on"] = "stop"
-    """stop: the run ends with exit code 3; coreset: a few real pairs of the task, kept for this, are replayed instead."""
+    """stop: the run ends with exit code 3; coreset: a few real pairs of the task, kept for this, are replayed instead; go_on:
+    nothing is judged."""
     coreset: int = 200
     """Pairs per task that `on_collapse coreset` keeps."""
     compat: bool = False
@@ -133,15 +139,20 @@ class CuGROConfig(MethodConfig):
         super().__post_init__()
         set_released(self, RELEASED)
         not_negative(self, "method", "dreams", "state_steps", "averaging", "penalty", "recognise", "guidance")
-        positive(self, "method", "coreset", "collapse", "state_rate")
+        positive(self, "method", "coreset", "collapse", "state_rate", "frequency_scale")
+        if self.batch < 2:
+            raise UsageError(f"method.batch is {self.batch}; give 2 or more, as half of it is dreams")
         if self.state_width < 0 or self.state_width % 4:
             raise UsageError(f"method.state_width is {self.state_width}; give 0 or a number above 0 that 4 divides")
         if not (self.averaging <= 1 and 0 <= self.left_out < 1):
             raise UsageError(f"method.averaging is {self.averaging} and left_out {self.left_out}; give shares from 0 to 1, and"
                              " leave out less than 1")
         if self.guidance and (self.replay != "diffusion" or not self.left_out):
-            raise UsageError(f"method.guidance is {self.guidance} with replay {self.replay} and left_out {self.left_out}; it is"
-                             " of diffusion alone, and needs a share of rows whose task was left out in training")
+            raise UsageError(f"method.guidance is {self.guidance} with replay {self.replay} and left_out {self.left_out}"
+                             f"{' (of compat)' if self.compat else ''}; it is of diffusion alone, and needs a share of rows whose"
+                             " task was left out in training")
+        if self.on_collapse == "coreset" and self.replay not in NETS:
+            raise UsageError(f"method.on_collapse is coreset with replay {self.replay}; only diffusion, vae and gan can collapse")
         Sampler(self.sampler, self.evaluations, self.grid)
 
 
@@ -171,11 +182,7 @@ class CuGRO(Method):
 
     @classmethod
     def check_spaces(cls, specs: Mapping[str, Spec]) -> None:
-        first, *others = specs
-        for name in others:
-            if specs[name].key != specs[first].key:
-                raise UsageError(f"cugro dreams with one generator for all tasks, but {first} has {specs[first].key} and {name}"
-                                 f" has {specs[name].key}; choose a stream of equal spaces: nothing aligns others yet")
+        require_equal_vectors("cugro", specs)
 
     @classmethod
     def policy_options(cls, config: Any) -> dict[str, Any]:
@@ -222,13 +229,14 @@ class CuGRO(Method):
 
         def train_behaviour(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             taught = {"teacher": teacher} if (teacher := self.teachers.of("behaviour")) else {}
-            values = {"fit": self.descend("behaviour", average(loss, self._mixed(view, step), **taught))}
-            if config.on_collapse == "coreset":
-                values["coresets"] = torch.tensor(float(sum(late == task.index for _, late in self.noticed.coresets)))
-            return values
+            real = self.noticed.with_coreset(task.index)  # not those that come again: sketches hardly see what is done where
+            values = {"fit": self.descend("behaviour", average(loss, self._mixed(view, step, real), **taught))}
+            counts = {"coresets": len(real), "recognised": len(self.noticed.came_again(task.index))}
+            return values | {name: torch.tensor(float(count)) for name, count in counts.items() if count}
 
         def train_states(step: Step) -> Mapping[str, Tensor]:
-            return self.states.learn(self.descend, self._mixed(view, step), step, teacher=self.teachers.of("states"))
+            real = self.noticed.with_coreset(task.index) + self.noticed.came_again(task.index)
+            return self.states.learn(self.descend, self._mixed(view, step, real), step, teacher=self.teachers.of("states"))
 
         def train_critic(step: Step, loss: Callable[..., Tensor]) -> Mapping[str, Tensor]:
             fit = average(loss, view.windows(1, config.batch, step))
@@ -267,14 +275,10 @@ class CuGRO(Method):
             stats = replace(access.current.stats(), mean=(low + high).cpu() / 2, std=width.cpu())
             cast(SfBC, self.policy).set_statistics(task.index, stats)
 
-    def _mixed(self, view: Any, step: Step) -> list[Windows]:
-        """A batch of the generators: new pairs and dreams, apart where teachers speak of the dreams."""
+    def _mixed(self, view: Any, step: Step, real: list[int]) -> list[Windows]:
+        """A batch of the generators: new pairs and dreams, apart where teachers speak of the dreams of all but `real` tasks."""
         parts = halves(view, self.dreams, self.config.batch, self.config.balance, step)
-        if not self.teachers.copies:
-            return [concatenate([bare(part) for part in parts])]
-        new, old = parts
-        real = torch.tensor([*self.noticed.real(step.task)], dtype=torch.int64, device=old.task.device)
-        return [bare(new), replace(old, extra={"taught": ~torch.isin(old.task, real)})]
+        return apart(parts, real) if self.teachers.copies else [concatenate([bare(part) for part in parts])]
 
     # -- dreams ---------------------------------------------------------------------------------------------
 
@@ -310,7 +314,9 @@ class CuGRO(Method):
         parts = self._parts(step.task)
         task, begin, n = parts[step.index]
         self._fill(task, begin, *self._replayed(task, n, step.generator("dream", self.dreams.of(task)[0].device), access))
-        return {"distance": torch.tensor([*self._distances(step.task).values()]).max()} if step.index == len(parts) - 1 else {}
+        if step.index < len(parts) - 1:
+            return {}
+        return {"distance": torch.tensor([*self.noticed.distances(self.dreams, self._awake(step.task)).values()]).max()}
 
     def _replayed(self, task: int, n: int, g: Generator, access: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Observations (n, O), actions (n, A) and steps of their episodes (n,) of an earlier task."""
@@ -345,26 +351,20 @@ class CuGRO(Method):
         self._fill(task, begin, obs, action, torch.zeros(n))
         return {}
 
-    def _distances(self, task: int) -> dict[int, float]:
-        """Earlier task -> how far its dreams are from its data, in standard deviations."""
-        sketches = self.noticed.sketches
-        return {earlier: sketches.distance(earlier, torch.cat(self.dreams.of(earlier), 1)) for earlier in self._awake(task)}
-
     def _judge(self, task: int) -> None:
         """Compare what was dreamed with the sketches of what was real.
 
         Raises:
-            GuardError: a task's dreams are further away than `collapse`, and `on_collapse` is stop.
+            GuardError: a task's dreams are further away than `collapse` and chance explain, and `on_collapse` is stop.
         """
         if not self._dreams_states or self.config.on_collapse == "go_on":
             return
-        for earlier, distance in self._distances(task).items():
-            if distance <= self.config.collapse:
-                continue
+        for earlier, distance, limit in self.noticed.lost(self.dreams, self._awake(task), self.config.collapse):
             if self.config.on_collapse == "stop":
                 raise GuardError(f"replay collapsed: the dreams of task {earlier + 1} are {distance:.2f} standard deviations from"
-                                 f" its data, more than method.collapse {self.config.collapse:g}; the agent before it is kept."
-                                 " Give the generators more method.state_steps, or use --method.on_collapse coreset")
+                                 f" its data, more than {limit:.2f} (method.collapse, and chance of so few); the agent before is"
+                                 " kept. Begin another run with more --method.state_steps, or with --method.on_collapse coreset,"
+                                 " which keeps a few real pairs of every task")
             kept = self.memory.all(earlier)
             rows = torch.arange(self.dreams.sets[earlier][0], device=kept.obs.device) % len(kept)
             self._fill(earlier, 0, kept.obs[rows, 0], kept.action[rows, 0], kept.timestep[rows, 0])

@@ -2,8 +2,8 @@
 
 import torch
 
-from perdure.continual.episode_scales import FLOOR, KNOTS, EpisodeScales
-from perdure.continual.state_model import StateModel
+from perdure.continual.episode_scales import ENOUGH, FLOOR, KNOTS, EpisodeScales
+from perdure.continual.state_model import FARTHEST, StateModel
 from perdure.core.policy import Stats
 
 
@@ -69,3 +69,19 @@ def test_the_state_model_scales_by_the_moment_and_back():
     scaled = states.scaled(obs, index, (0,), steps)
     assert 0.5 < float(scaled[steps == 0][:, 0].std()) < 2
     torch.testing.assert_close(states.unscaled(scaled, 0, steps), obs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_few_episodes_leave_none_of_their_observations_behind():
+    for episodes in (1, ENOUGH - 1):
+        obs, steps = fallen(episodes)
+        known = opened(obs, steps).get_buffer("mean_0")
+        torch.testing.assert_close(known[:4], obs.mean(0).expand(4, -1))
+        assert float(torch.cdist(obs, known).min()) > 0.01
+
+
+def test_what_lies_far_from_its_moment_is_bounded():
+    model = StateModel(lambda size: None, "task", 0.0, timed=True)
+    obs, steps = fallen()
+    model.add_task(0, Stats(obs.mean(0), obs.std(0), 1.0, 1.0), obs, steps)
+    away = model.scaled(obs[steps == 40][:5], torch.zeros(5, dtype=torch.int64), (0,), torch.zeros(5, dtype=torch.int64))
+    assert float(away.abs().max()) == FARTHEST

@@ -82,7 +82,7 @@ def test_half_of_a_batch_is_dreams_or_as_many_of_every_task():
     for balance, new in (("half", 4), ("equal", 2)):
         lab = learned(2, balance=balance)
         begin(lab, 2, "behaviour")
-        own, dreams = lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))
+        own, dreams = lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0), [])
         assert len(own) == new and len(dreams) == 8 - new and set(dreams.task.tolist()) == {0, 1}, balance
 
 
@@ -221,7 +221,7 @@ def test_nothing_is_replayed_without_replay():
 
 def test_a_collapse_stops_the_run_or_falls_back_to_a_few_real_pairs():
     lab = learned(1, collapse=1e-6)
-    with pytest.raises(GuardError, match=r"replay collapsed: the dreams of task 1 are .* more than method.collapse 1e-06"):
+    with pytest.raises(GuardError, match=r"replay collapsed: the dreams of task 1 are .* more than 0.25 \(method.collapse,"):
         begin(lab, 1, "behaviour")
     lab = learned(1, collapse=1e-6, on_collapse="coreset", coreset=5)
     assert lab.method.memory_bytes() > 0 and Need.MEMORY in lab.needs
@@ -273,6 +273,32 @@ def test_a_task_that_comes_again_is_recognised_and_not_dreamed():
     assert {task for task, _, _ in lab.method._parts(2)} == {1} and dream.steps() == 1
     real = {tuple(row) for row in torch.cat(rows_of(lab.access(2).current), 1).tolist()}
     assert all(tuple(row) in real for row in torch.cat(lab.method.dreams.of(0), 1).tolist())
+    lab.play(2, dream)
+    behaviour, taught = begin(lab, 2, "behaviour"), []
+    for name in ("behaviour", "states"):
+        kept = lab.method.noticed.came_again(2) if name == "states" else []
+        old = lab.method._mixed(lab.access(2).current, Step(0, 2, name, 0), kept)[1]
+        taught.append({int(task) for task in old.task[old.extra["taught"]]})
+    assert taught == [{0, 1}, {1}], "in the behaviour model teachers speak of what came again too: it may differ in what is done"
+    assert float(behaviour.update(Step(0, 2, "behaviour", 0))["recognised"]) == 1
+
+
+def test_more_earlier_tasks_than_dreams_in_a_batch_are_all_replayed():
+    dreams = Dreams()
+    for task in range(6):
+        dreams.open(task, 5, stream_of(config("cugro", "sfbc")).tasks[0].spec)
+    g = torch.Generator().manual_seed(0)
+    drawn = [set(dreams.draw(4, g).task.tolist()) for _ in range(40)]
+    assert set.union(*drawn) == set(range(6)) and {len(tasks) for tasks in drawn} == {4}
+
+
+def test_few_dreams_may_miss_their_data_by_chance():
+    limits = {}
+    for count in (20, 10_000):
+        lab = learned(1, dreams=count)
+        begin(lab, 1, "dream")
+        limits[count] = lab.method.noticed.lost(lab.method.dreams, [0], -10.0)[0][2] + 10
+    assert limits == pytest.approx({20: 20**-0.5, 10_000: 0.01})
 
 
 def test_other_tasks_are_not_taken_for_the_same():
@@ -312,6 +338,9 @@ def test_the_reference_mode_runs():
     ({"state_steps": -1}, "method.state_steps is -1"), ({"state_rate": 0.0}, "method.state_rate is 0.0"),
     ({"guidance": 1.0, "left_out": 0.0}, "method.guidance is 1.0 .* left_out 0.0"),
     ({"guidance": 1.0, "replay": "vae"}, "method.guidance is 1.0 with replay vae"),
+    ({"guidance": 1.0, "compat": True}, r"left_out 0.0 \(of compat\)"), ({"batch": 1}, "method.batch is 1; give 2 or more"),
+    ({"on_collapse": "coreset", "replay": "oracle"}, "only diffusion, vae and gan can collapse"),
+    ({"frequency_scale": 0.0}, "method.frequency_scale is 0.0"),
     ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "evaluations": 7},
                                                    "method.evaluations is 7 and method.compat true"),
 ])  # fmt: skip
@@ -325,10 +354,12 @@ def test_other_policies_and_unequal_spaces_are_refused():
         resolve("cugro", "toy", policy="bc")
     with pytest.raises(UsageError, match=r"one generator for all tasks.*nothing aligns others yet"):
         Lab(config("cugro", "sfbc", "toy-spaces"))
+    with pytest.raises(UsageError, match="cugro dreams of vectors and continuous actions, and corner-1 has"):
+        Lab(config("cugro", "sfbc", "toy-discrete"))
 
 
 def test_batches_of_new_pairs_and_dreams_join():
     lab = learned(1)
     begin(lab, 1, "behaviour")
-    parts = lab.method._mixed(lab.access(1).current, Step(0, 1, "behaviour", 0))
+    parts = lab.method._mixed(lab.access(1).current, Step(0, 1, "behaviour", 0), [])
     assert concatenate([bare(part) for part in parts]).extra == {} and {t for part in parts for t in part.tasks} == {0, 1}

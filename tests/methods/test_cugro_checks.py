@@ -30,7 +30,7 @@ def distance(lab, task):
 
 
 def test_dreams_of_the_first_task_outlive_three_more():
-    """Its distance grows to 2.5 times at most; a generator that is shown no dreams and no teacher ends twice as far away at least.
+    """Its distance grows to 2.5 times at most; one that is shown no dreams and no teacher ends twice as far away at least.
 
     Measured: from 0.202 to 0.194; to 0.523 without dreams. With distillation: from 0.154 to 0.155; to 0.501 with neither.
     """

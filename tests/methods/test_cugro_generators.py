@@ -48,7 +48,7 @@ def test_an_earlier_task_is_taught_what_the_models_said_before(part):
     seen, step = [], Step(0, 1, part, 0)
     for model, name in ((lab.method.policy, "behaviour"), (lab.method.states, "states")):
         model.load_state_dict(lab.method.teachers.of(name), strict=False)
-    new, old = lab.method._mixed(lab.access(1).current, step)
+    new, old = lab.method._mixed(lab.access(1).current, step, [])
     assert bool(old.extra["taught"].all()) and new.extra == {}
     for half in (new, old):
         torch.manual_seed(0)
@@ -76,7 +76,8 @@ def test_teachers_are_let_go_of_with_the_dreams_and_absent_where_nothing_is_drea
 def test_a_few_real_pairs_are_not_taught():
     lab = learned(2, collapse=1e-6, on_collapse="coreset", coreset=5)
     begin(lab, 2, "behaviour")
-    assert not lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0))[1].extra["taught"].any()
+    real = lab.method.noticed.with_coreset(2)
+    assert not lab.method._mixed(lab.access(2).current, Step(0, 2, "behaviour", 0), real)[1].extra["taught"].any()
 
 
 def test_dreams_are_drawn_at_the_times_of_the_data():
