@@ -128,10 +128,10 @@ def mixed(view: Any, dreams: Dreams, batch: int, balance: str, step: Step,
     return concatenate([(seen or bare)(half) for half in halves(view, dreams, batch, balance, step)])
 
 
-def apart(halves: list[Windows], real: list[int]) -> list[Windows]:
+def apart(parts: list[Windows], real: list[int]) -> list[Windows]:
     """New samples and dreams as batches of their own; dreams say in `extra["taught"]` whether teachers speak of them, which they
     do but of tasks that are `real`."""
-    new, old = halves
+    new, old = parts
     untaught = torch.tensor(real, dtype=torch.int64, device=old.task.device)
     return [bare(new), replace(old, extra={"taught": ~torch.isin(old.task, untaught)})]
 
