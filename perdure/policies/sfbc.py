@@ -224,7 +224,8 @@ class SfBC(TaskPolicy):
         kept = f"planned_{task}"
         returns = self.get_buffer(kept) if kept in self.kept else discounted_returns(view.sampler, self.config.discount)
         trained = returns[view.sampler.starts["train"].step]
-        scale = torch.stack([trained.mean(), trained.std().clamp_min(SMALLEST_DEVIATION)])
+        deviation = trained.std(correction=min(1, len(trained) - 1))
+        scale = torch.stack([trained.mean(), deviation.clamp_min(SMALLEST_DEVIATION)])
         self.get_buffer(f"value_scale_{task}").copy_(scale)
         view.sampler.derived["value"] = (returns - scale[0]) / scale[1]
 

@@ -1,6 +1,7 @@
 """sfbc: choice among candidates, planned returns, what a sweep keeps, and what is learned."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,6 +209,17 @@ def test_a_sweep_in_parts_values_every_state(monkeypatch):
         planned.append(policy.get_buffer("planned_0"))
     assert policy.sweep_parts(view) > 2 and planned[0].std() > 0
     torch.testing.assert_close(*planned)
+
+
+def test_a_single_transition_is_learned():
+    lab = Lab(config("finetune", "sfbc", "toy", tasks=1, steps=8))
+    policy, view = lab.method.policy, lab.access(0).current
+    lab.learn()
+    every = view.sampler.starts["train"]
+    view.sampler.starts["train"] = replace(every, step=every.step[:1])
+    view.sampler.derived.clear()
+    policy.annotate(view)
+    assert view.sampler.derived["value"].isfinite().all()
 
 
 def test_every_sample_is_told_its_own_task():
