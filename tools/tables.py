@@ -244,7 +244,6 @@ TABLES: dict[str, list[Row]] = {
     "swimmer-dir-v5": [
         Row("independent", "swimmer-dir-v5", evaluation=SHORT),
         *with_sfbc("swimmer-dir-v5", "independent"),
-        *(replace(row, label="24,000 updates") for row in with_sfbc("swimmer-dir-v5", "independent", steps=24_000)),
         *(replace(row, label="any action", policy_options=OWN_POLICY | {"candidates": 1, "average": 1})
           for row in with_sfbc("swimmer-dir-v5", "independent")),
     ],
@@ -271,6 +270,7 @@ TABLES: dict[str, list[Row]] = {
         dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", guidance=1.0), dreamed("cheetah-vel-v5", evaluations=5), dreamed("cheetah-vel-v5", dreams=2000),
         dreamed("cheetah-vel-v5", **PLAIN), dreamed("cheetah-vel-v5", compat=True),
+        replace(dreamed("cheetah-vel-v5"), policy_options={"told": False}, label="not told the task"),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,
