@@ -124,6 +124,13 @@ def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str
     return Row("cugro", stream, "sfbc", seeds, options | GO_ON, stream_options or {}, policy, evaluation or SHORT, label)
 
 
+def untold(besides: str = "", policy: dict[str, Any] | None = None, **options: Any) -> Row:
+    """cugro on cheetah-vel-v5 with a behaviour model that is not told the task, and what else of the reference mode `besides`
+    names."""
+    return replace(dreamed("cheetah-vel-v5", **options), policy_options={"told": False} | (policy or {}),
+                   label=f"not told the task{besides and ', '}{besides}")
+
+
 def with_sfbc(stream: str, methods: str, seeds: tuple[int, ...] = (0,), **options: Any) -> list[Row]:
     """Other methods on the same policy and protocol."""
     return [Row(method, stream, "sfbc", seeds, options, policy_options=OWN_POLICY, evaluation=SHORT)
@@ -270,7 +277,8 @@ TABLES: dict[str, list[Row]] = {
         dreamed("cheetah-vel-v5"), *with_sfbc("cheetah-vel-v5", "independent"),
         dreamed("cheetah-vel-v5", guidance=1.0), dreamed("cheetah-vel-v5", evaluations=5), dreamed("cheetah-vel-v5", dreams=2000),
         dreamed("cheetah-vel-v5", **PLAIN), dreamed("cheetah-vel-v5", compat=True),
-        replace(dreamed("cheetah-vel-v5"), policy_options={"told": False}, label="not told the task"),
+        untold(), untold("range as scale", scale="range"), untold("raw inputs of the critic", {"critic_inputs": "raw"}),
+        untold("32 candidates", {"candidates": 32}),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,
