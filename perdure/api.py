@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,8 @@ class Episode:
         Raises:
             UsageError: an observation of another shape or kind than the task's, or a number that is not finite.
         """
-        if reward is not None and not math.isfinite(reward):
-            raise UsageError(f"reward is {reward}; give a finite number, or None where there is none")
+        if reward is not None and not (isinstance(reward, Real) and math.isfinite(reward)):
+            raise UsageError(f"reward is {reward!r}; give a finite number, or None where there is none")
         before = None if reward is None else torch.tensor([float(reward)])
         batch = torch.as_tensor(self._checked(obs)).unsqueeze(0)
         with torch.inference_mode():

@@ -153,21 +153,25 @@ class Experiment:
         if logs:
             raise UsageError(f"{self.config.method} is to infer the task by acting, but {stream.name} has no environment for"
                              f" {', '.join(logs)}; give --method.task_id given, or a stream with environments")
-        uses = frozenset() if infers else self._uses_task_id(stream)
-        return grant(type(method), method.config, stream) | uses
+        granted = grant(type(method), method.config, stream)
+        return granted if infers else granted | self._uses_task_id(stream)
 
     def _uses_task_id(self, stream: Stream) -> frozenset[Need]:
-        """Per-task heads, normalisers or return targets use the task id, whatever the method declares."""
-        policy = self.config.policy_config
-        conditioned = find(self.config.policy, POLICIES, "policy").return_conditioned
-        if not conditioned and "task" not in (policy.get("heads"), policy.get("normaliser")):
+        """Per-task heads, normalisers, return targets or parts use the task id, whatever the method declares."""
+        name, config = self.config.policy, self.config.policy_config
+        policy = find(name, POLICIES, "policy")
+        options = [f"policy.{field} is 'task'" for field in ("heads", "normaliser") if config.get(field) == "task"]
+        if policy.return_conditioned:
+            use, instead = f"policy is '{name}', which is asked for each task's own return", "--policy bc "
+        elif policy.per_task:
+            use, instead = f"policy is '{name}', which has parts for every task", "--policy bc "
+        elif options:
+            use, instead = " and ".join(options), ""
+        else:
             return frozenset()
-        if conditioned and not stream.protocol.task_id_at_test:
-            raise UsageError(f"policy is '{self.config.policy}', which is asked for each task's own return, but the stream"
-                             f" {stream.name} forbids {Need.TASK_ID.value}; use --policy bc")
         if not stream.protocol.task_id_at_test:
-            raise UsageError(f"policy.heads is '{policy['heads']}' and policy.normaliser '{policy['normaliser']}', but the stream"
-                             f" {stream.name} forbids {Need.TASK_ID.value}; use --policy.heads single --policy.normaliser first")
+            raise UsageError(f"{use}, but the stream {stream.name} forbids {Need.TASK_ID.value}; use"
+                             f" {instead}--policy.heads single --policy.normaliser first")
         return frozenset({Need.TASK_ID})
 
     def _empty_matrix(self, stream: Stream, needs: frozenset[Need]) -> ScoreMatrix:

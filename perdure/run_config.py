@@ -152,7 +152,8 @@ def resolve(
     recipe = dict(preset["training"])
     for name in ("*", method):
         recipe |= module.SETTINGS.get((name, policy, profile), {})
-    method_config = build(method_class.Config, recipe | (method_options or {}), "method")
+    given = method_options or {}
+    method_config = build(method_class.Config, recipe | given, "method", given)
     sizes = preset["policy"] | module.POLICY.get((policy, profile), {}) | method_class.policy_options(method_config)
     return RunConfig(
         method=method, stream=stream_name, policy=policy, profile=profile, seed=seed, precision=precision,

@@ -123,6 +123,8 @@ def test_a_wrong_observation_is_refused_and_not_acted_on(packnet, obs, words):
         agent.act(obs, 0)
     with pytest.raises(UsageError, match="reward is nan; give a finite number"):
         agent.episode(0).act([0.1, 0.2], reward=float("nan"))
+    with pytest.raises(UsageError, match="reward is 'x'; give a finite number"):
+        agent.episode(0).act([0.1, 0.2], reward="x")
 
 
 @pytest.mark.parametrize("method", ["joint", "independent", "compoformer", "tsn_affinity", "cugro"])

@@ -124,6 +124,10 @@ def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str
     return Row("cugro", stream, "sfbc", seeds, options | GO_ON, stream_options or {}, policy, evaluation or SHORT, label)
 
 
+LIKE_RELEASED: dict[str, Any] = {"candidates": 32, "critic_inputs": "raw", "averaging": 0.0, "frequency_scale": 30.0}
+"""The policy of cugro's reference mode, but for the solver, which is slow there."""
+
+
 def untold(besides: str = "", policy: dict[str, Any] | None = None, **options: Any) -> Row:
     """cugro on cheetah-vel-v5 with a behaviour model that is not told the task, and what else of the reference mode `besides`
     names."""
@@ -279,6 +283,8 @@ TABLES: dict[str, list[Row]] = {
         dreamed("cheetah-vel-v5", **PLAIN), dreamed("cheetah-vel-v5", compat=True),
         untold(), untold("range as scale", scale="range"), untold("raw inputs of the critic", {"critic_inputs": "raw"}),
         untold("32 candidates", {"candidates": 32}),
+        untold("policy of the reference mode", LIKE_RELEASED),
+        untold("policy of the reference mode, range as scale", LIKE_RELEASED, scale="range"),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,

@@ -48,7 +48,7 @@ def refuse_replaced(config: MethodConfig, *names: str) -> None:
 
 
 def set_released(config: MethodConfig, released: Mapping[str, Any]) -> None:
-    """Set the options that `compat` stands for, if it is on.
+    """Set the options that `compat` stands for, if it is on. `build` refuses those that were given at their default.
 
     Raises:
         UsageError: one of them was given another value.

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from perdure.continual.dreams import Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
+from perdure.continual.dreams import MOST, Dreams, as_windows, bare, mixed, per_task, rows_of, times_of
 from perdure.continual.state_model import TOLD, StateModel, require_equal_vectors
 from perdure.core.batch import Windows, average
-from perdure.core.config import positive
+from perdure.core.config import at_most, one_or_more, positive
 from perdure.core.errors import UsageError
-from perdure.core.method import Method, MethodConfig, Need, Phase, Step
+from perdure.core.method import Method, MethodConfig, Phase, Step
 from perdure.core.rng import keyed
 from perdure.core.spec import Spec
 from perdure.core.task import Task
@@ -50,10 +50,11 @@ class DreamingConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "method", "dreams", "state_steps")
+        one_or_more(self, "method", "evaluations")
         if self.state_width < 4 or self.state_width % 4 or not 0 <= self.averaging <= 1:
             raise UsageError(f"method.state_width is {self.state_width} and averaging {self.averaging}; give a width that 4"
                              " divides, and a share from 0 to 1")
-        Sampler("dpm++", self.evaluations)
+        at_most(self, "method", MOST, "dreams")
 
 
 class Dreaming(Method):
@@ -72,10 +73,6 @@ class Dreaming(Method):
                              " ones, so use --policy bc")
         self.states = StateModel(self._net, "task", config.averaging)
         self.resume = Dreams()
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Need]:
-        return frozenset({Need.TASK_ID})
 
     @classmethod
     def check_spaces(cls, specs: Mapping[str, Spec]) -> None:

@@ -18,6 +18,10 @@ TOGETHER = 4
 """Earlier tasks with as many dreams each as are asked for; more tasks share as many as these have together."""
 
 
+MOST = 10_000_000
+"""Pairs of one task at most that can be asked for; they lie in memory."""
+
+
 def per_task(asked: int, earlier: int) -> int:
     """Pairs of each of `earlier` tasks, so that no task costs much more than the fifth one, however many there were before."""
     return max(1, min(asked, TOGETHER * asked // earlier))

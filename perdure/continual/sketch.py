@@ -35,7 +35,7 @@ class Sketches(nn.Module):
         """Remember what points (N, D) look like."""
         self._open(task, points.shape[1])
         self.to(points.device)
-        std = points.std(0)
+        std = points.std(0, correction=min(1, len(points) - 1))
         self.get_buffer(f"mean_{task}").copy_(points.mean(0))
         self.get_buffer(f"std_{task}").copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
         self.get_buffer(f"sketch_{task}").copy_(self._of(task, points))

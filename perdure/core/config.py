@@ -18,11 +18,12 @@ GROUPS = ("method", "policy", "stream", "evaluation")
 """Configs whose fields are options `--group.field VALUE` and the axes of a sweep."""
 
 
-def build(cls: type[C], values: dict[str, Any], prefix: str) -> C:
+def build(cls: type[C], values: dict[str, Any], prefix: str, given: Iterable[str] = ()) -> C:
     """An instance of the dataclass `cls` with `values`, each converted to its field's type.
 
     Raises:
-        UsageError: unknown field (with the nearest known one) or a value of the wrong type, named `prefix.field`.
+        UsageError: unknown field (with the nearest known one), a value of the wrong type, named `prefix.field`, or a `given` one
+            that another option replaces.
     """
     kinds = field_types(cls)
     converted = {}
@@ -30,7 +31,12 @@ def build(cls: type[C], values: dict[str, Any], prefix: str) -> C:
         if name not in kinds:
             raise UsageError(f"unknown option {prefix}.{name}{nearest(name, kinds) or '; known: ' + ', '.join(kinds)}")
         converted[name] = convert(value, kinds[name], f"{prefix}.{name}")
-    return cls(**converted)
+    made = cls(**converted)
+    for name in given:
+        if (value := made.__dict__[name]) != converted[name]:
+            raise UsageError(f"{prefix}.{name} is {converted[name]!r}, and another option (such as compat) replaces it by"
+                             f" {value!r}; give that, or leave out one of the two")
+    return made
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -93,6 +99,10 @@ def not_negative(config: Any, prefix: str, *names: str) -> None:
 
 def positive(config: Any, prefix: str, *names: str) -> None:
     _check(config, prefix, names, lambda value: value > 0, "a number above 0")
+
+
+def at_most(config: Any, prefix: str, most: float, *names: str) -> None:
+    _check(config, prefix, names, lambda value: value <= most, f"at most {most}")
 
 
 def one_or_more(config: Any, prefix: str, *names: str) -> None:

@@ -78,7 +78,7 @@ class MethodConfig:
     steps: int = 5000
     """Gradient updates per task."""
     batch: int = 256
-    """Samples of the current task per update."""
+    """Samples of the current task per update; methods that dream take a part of them from their dreams."""
     learning_rate: float = 1e-3
     """Of AdamW, constant."""
     weight_decay: float = 1e-4

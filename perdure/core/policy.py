@@ -169,6 +169,8 @@ class Policy(nn.Module, ABC):
     """Steps of history that the policy looks at."""
     return_conditioned: ClassVar[bool] = False
     """The actor is asked for a task's own return, which is a use of the task id."""
+    per_task: ClassVar[bool] = False
+    """Has parts for every task that act, whatever its options, which is a use of the task id."""
     draws: ClassVar[bool] = False
     """Acts by drawing many candidates, so that the held-out action error is not measured: it would cost as much as acting."""
     once_per_sample: ClassVar[bool] = False

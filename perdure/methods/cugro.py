@@ -33,13 +33,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from perdure.continual.compat import set_released
-from perdure.continual.dreams import Dreams, apart, as_windows, bare, halves, per_task, rows_of, some_of, times_of
+from perdure.continual.dreams import MOST, Dreams, apart, as_windows, bare, halves, per_task, rows_of, some_of, times_of
 from perdure.continual.episode_times import WAVES
 from perdure.continual.noticing import Noticed
 from perdure.continual.state_model import TOLD, StateModel, require_equal_vectors
 from perdure.continual.teachers import Teachers
 from perdure.core.batch import Windows, average, concatenate
-from perdure.core.config import not_negative, positive
+from perdure.core.config import at_most, not_negative, positive
 from perdure.core.errors import GuardError, UsageError
 from perdure.core.method import Method, MethodConfig, Need, Phase, Step
 from perdure.core.rng import keyed
@@ -138,22 +138,21 @@ class CuGROConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_released(self, RELEASED)
-        not_negative(self, "method", "dreams", "state_steps", "averaging", "penalty", "recognise", "guidance")
-        positive(self, "method", "coreset", "collapse", "state_rate", "frequency_scale")
+        not_negative(self, "method", "dreams", "state_steps", "averaging", "penalty", "recognise", "guidance", "left_out")
+        positive(self, "method", "coreset", "collapse", "state_rate", "frequency_scale", "evaluations")
+        at_most(self, "method", MOST, "dreams", "coreset")
+        at_most(self, "method", 1, "averaging")
+        at_most(self, "method", 0.9, "left_out")
         if self.batch < 2:
             raise UsageError(f"method.batch is {self.batch}; give 2 or more, as half of it is dreams")
         if self.state_width < 0 or self.state_width % 4:
             raise UsageError(f"method.state_width is {self.state_width}; give 0 or a number above 0 that 4 divides")
-        if not (self.averaging <= 1 and 0 <= self.left_out < 1):
-            raise UsageError(f"method.averaging is {self.averaging} and left_out {self.left_out}; give shares from 0 to 1, and"
-                             " leave out less than 1")
         if self.guidance and (self.replay != "diffusion" or not self.left_out):
             raise UsageError(f"method.guidance is {self.guidance} with replay {self.replay} and left_out {self.left_out}"
                              f"{' (of compat)' if self.compat else ''}; it is of diffusion alone, and needs a share of rows whose"
                              " task was left out in training")
         if self.on_collapse == "coreset" and self.replay not in NETS:
             raise UsageError(f"method.on_collapse is coreset with replay {self.replay}; only diffusion, vae and gan can collapse")
-        Sampler(self.sampler, self.evaluations, self.grid)
 
 
 class CuGRO(Method):
@@ -169,8 +168,9 @@ class CuGRO(Method):
         if not isinstance(self.policy, SfBC):
             raise UsageError(f"the policy is {type(self.policy).__name__}; cugro dreams what sfbc's behaviour model would do, so"
                              " use --policy sfbc")
-        timed = config.timed and config.replay in NETS
-        self.states = StateModel(self._net, config.scale, config.averaging, timed)
+        if config.scale == "range" and self.policy.config.normaliser == "first":
+            raise UsageError("method.scale is range, of each task its own, and policy.normaliser first; use normaliser task")
+        self.states = StateModel(self._net, config.scale, config.averaging, config.timed and config.replay in NETS)
         self.noticed = Noticed(seed)
         self.memory = ReplayMemory()
         self.resume = nn.ModuleDict({"dreams": Dreams(), "teachers": Teachers()})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,7 +22,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import Parameter
 
 from perdure.core.batch import Windows, places
-from perdure.core.config import check_choices, one_or_more
+from perdure.core.config import check_choices, not_negative, one_or_more, positive
 from perdure.core.errors import UsageError
 from perdure.core.policy import ActionDist, Carry, Stage, Weights
 from perdure.core.spec import Box, Spec
@@ -98,17 +98,16 @@ class SfBCConfig:
                              " 1 and a discount above 0 and at most 1")
         if self.average > self.candidates:
             raise UsageError(f"policy.average is {self.average} and candidates {self.candidates}; average no more than there are")
-        known = {"normaliser": ("task", "first"), "critic_inputs": ("normalised", "raw"), "sampling": get_args(Sampling)}
-        for name, values in known.items():
-            if self.__dict__[name] not in values:
-                raise UsageError(f"policy.{name} is {self.__dict__[name]!r}; use one of {', '.join(values)}")
+        not_negative(self, "policy", "sharpness", "planning_sharpness")
+        positive(self, "policy", "frequency_scale")
         if not 0 <= self.averaging <= 1:
             raise UsageError(f"policy.averaging is {self.averaging}; give a share from 0 to 1")
-        Sampler(self.sampler, self.evaluations, self.grid)
 
 
 class SfBC(TaskPolicy):
     """Behaviour by diffusion, choice by a critic. Both act, so both are shared and protected."""
+
+    per_task = True
 
     Config = SfBCConfig
     context = 1

@@ -224,6 +224,19 @@ def heads_per_task_where_the_stream_hides_the_task(place):
     return ["run", "finetune", stream_file(place, ["name = 'swing'\ndata = 'set'"], "task_id_at_test = false")]
 
 
+@wrong("policy is 'sfbc'", "parts for every task", "kitchen forbids", "use --policy bc --policy.heads single")
+def a_critic_head_per_task_where_the_stream_hides_the_task(place):
+    dataset(place / "set")
+    name = stream_file(place, ["name = 'swing'\ndata = 'set'"], "task_id_at_test = false")
+    return ["run", "finetune", name, "--policy", "sfbc", "--policy.normaliser", "first"]
+
+
+@wrong("CuGRO", "the task id at test time", "kitchen forbids")
+def a_method_that_needs_the_task_where_the_stream_hides_it(place):
+    dataset(place / "set")
+    return ["run", "cugro", stream_file(place, ["name = 'swing'\ndata = 'set'"], "task_id_at_test = false")]
+
+
 @wrong("kitchen.toml", "changed since")
 def config_of_a_stream_file_that_changed(place):
     dataset(place / "set")

@@ -35,6 +35,13 @@ def test_a_sketch_of_episodes_is_of_all_their_times():
     assert sketches.distance(0, points[rows]) < 0.03
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_single_row_has_a_sketch():
+    sketches = Sketches(0)
+    sketches.add(0, torch.zeros(1, 3))
+    assert all(value.isfinite().all() for value in sketches.buffers())
+
+
 def test_a_sketch_lies_where_its_data_lie():
     sketches = Sketches(0)
     sketches.add(0, torch.zeros(100, 3))

@@ -341,12 +341,22 @@ def test_the_reference_mode_runs():
     ({"guidance": 1.0, "compat": True}, r"left_out 0.0 \(of compat\)"), ({"batch": 1}, "method.batch is 1; give 2 or more"),
     ({"on_collapse": "coreset", "replay": "oracle"}, "only diffusion, vae and gan can collapse"),
     ({"frequency_scale": 0.0}, "method.frequency_scale is 0.0"),
+    ({"evaluations": 0}, "method.evaluations is 0; give a number above 0"),
+    ({"left_out": 1.0}, "method.left_out is 1.0; give at most 0.9"), ({"left_out": -0.1}, "method.left_out is -0.1"),
+    ({"dreams": 10**19}, "method.dreams is 10000000000000000000; give at most 10000000"),
+    ({"coreset": 10**9}, "method.coreset is 1000000000"),
+    ({"compat": True, "on_collapse": "stop"}, "method.on_collapse is 'stop', and another option .* replaces it by 'go_on'"),
     ({"sampler": "euler"}, "sampler is 'euler'"), ({"compat": True, "balance": "equal", "evaluations": 7},
                                                    "method.evaluations is 7 and method.compat true"),
 ])  # fmt: skip
 def test_values_that_cannot_be_meant_are_named(options, words):
     with pytest.raises(UsageError, match=words):
         resolve("cugro", "toy", method_options=options)
+
+
+def test_ranges_are_each_tasks_own():
+    with pytest.raises(UsageError, match=r"method\.scale is range, of each task its own, and policy.normaliser first"):
+        Lab(config("cugro", "sfbc", scale="range", policy_options={"normaliser": "first"}))
 
 
 def test_other_policies_and_unequal_spaces_are_refused():

@@ -1,13 +1,16 @@
 """dgr, and what tdgr and cril share with it: labels of the old policy, the mixture, refusals, and less forgetting on toy."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import Lab, config
+from tiny import Lab, config, execute, stream_of
 
 from perdure.continual.dreams import rows_of
 from perdure.core.errors import UsageError
 from perdure.core.method import Step
 from perdure.core.state import capture
+from perdure.core.task import Protocol
 
 DREAMERS = ["dgr", "tdgr", "cril"]
 every = pytest.mark.parametrize("method", DREAMERS)
@@ -70,6 +73,13 @@ def test_what_it_would_replay_is_of_the_task(method):
     obs, action = lab.method.dreamed(0, 30, torch.Generator().manual_seed(0))
     spec = lab.stream.tasks[0].spec
     assert obs.shape == (30, spec.obs.size) and action.shape == (30, spec.action.size) and bool((action.abs() <= 1).all())
+
+
+@every
+def test_one_head_and_one_normaliser_need_no_task_id(method, tmp_path):
+    settings = config(method, "bc", tasks=2, policy_options={"heads": "single", "normaliser": "first"})
+    hidden = replace(stream_of(settings), protocol=Protocol(task_id_at_test=False))
+    assert execute(settings, tmp_path, stream=hidden).protocol["task_id_at_test"] is False
 
 
 @pytest.mark.slow

@@ -291,7 +291,9 @@ def test_a_critic_reads_raw_observations_where_asked_to():
     ({"sampler": "euler"}, "sampler is 'euler'"),
     ({"width": 30}, "a width that 4 divides"), ({"sweeps": -1}, "sweeps -1"), ({"candidates": 3, "average": 4}, "average is 4"),
     ({"evaluations": 0}, "policy.evaluations is 0"), ({"normaliser": "none"}, "policy.normaliser is 'none'"),
-    ({"sampling": "fast"}, "policy.sampling is 'fast'"),
+    ({"sampling": "fast"}, "policy.sampling is 'fast'"), ({"sharpness": -1.0}, "policy.sharpness is -1.0"),
+    ({"planning_sharpness": -1.0}, "policy.planning_sharpness is -1.0"),
+    ({"frequency_scale": 0.0}, "policy.frequency_scale is 0.0"),
 ])  # fmt: skip
 def test_values_that_cannot_be_meant_are_named(options, words):
     with pytest.raises(UsageError, match=words):
