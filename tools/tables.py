@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perdure.methods.cugro import OWN_POLICY
+from perdure.methods.cugro import RELEASED as RELEASED_CUGRO
 from perdure.run_config import RunConfig, resolve
 
 
@@ -126,6 +127,11 @@ def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str
 
 LIKE_RELEASED: dict[str, Any] = {"candidates": 32, "critic_inputs": "raw", "averaging": 0.0, "frequency_scale": 30.0}
 """The policy of cugro's reference mode, but for the solver, which is slow there."""
+
+
+OTHERWISE_RELEASED: dict[str, Any] = {name: value for name, value in RELEASED_CUGRO.items()
+                                      if name not in ("sampler", "evaluations", "grid", "on_collapse")}
+"""What `compat` sets of cugro itself, but for the solver."""
 
 
 def untold(besides: str = "", policy: dict[str, Any] | None = None, **options: Any) -> Row:
@@ -285,6 +291,8 @@ TABLES: dict[str, list[Row]] = {
         untold("32 candidates", {"candidates": 32}),
         untold("policy of the reference mode", LIKE_RELEASED),
         untold("policy of the reference mode, range as scale", LIKE_RELEASED, scale="range"),
+        untold("policy of the reference mode, range as scale, generator of the paper", LIKE_RELEASED, scale="range", **PLAIN),
+        untold("all of the reference mode but its solver", LIKE_RELEASED, **OTHERWISE_RELEASED),
     ],
     "cheetah-vel-v5-dreams-penalty": [
         Row("independent", "cheetah-vel-v5", "sfbc", stream_options=LADDER, policy_options=OWN_POLICY, evaluation=SHORT,
