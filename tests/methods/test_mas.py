@@ -42,7 +42,7 @@ def test_at_convergence_the_released_importance_vanishes_and_the_sensitivity_doe
     """A policy that fits its data to the last digit: copies of its own actions."""
     sizes = {}
     for compat in (False, True):
-        lab = Lab(config("mas", compat=compat, normalise=True, steps=1, learning_rate=1e-9, weight_decay=0.0))
+        lab = Lab(config("mas", compat=compat, normalise=not compat, steps=1, learning_rate=1e-9, weight_decay=0.0))
         train, estimate = lab.phases(0)
         train.begin()
         sampler = lab.views.views[0].sampler
