@@ -2,7 +2,8 @@
 
 Of every task but the last, early and late in held-out episodes: how far the agent's actions are from the logged ones (root mean
 square, of [-1, 1]), and how far a state is from the nearest of 5,000 that the method would replay, every axis in deviations of
-the data. The row of the data says how far it is from the nearest of 5,000 logged ones.
+the data. The row of the data says how far it is from the nearest of 5,000 logged ones. Last, how many of 1,000 dreams are
+nearer to the data of another task than to their own; in the row of the data, of held-out states.
 """
 
 from __future__ import annotations
@@ -67,8 +68,19 @@ def distances(made: Tensor | None, sampler: Sampler) -> list[str]:
     return [f"{float(nearest(part, made).mean()):.2f}" for part in real]
 
 
-def row(name: str, agent: str, wrong: list[str], away: list[str]) -> None:
-    cells = [cell for part in (wrong, away) for cell in part + [""] * (len(FROM) - len(part))]
+def stray(states: Tensor | None, task: int, samplers: list[Sampler]) -> list[str]:
+    """Share of the first 1,000 of `states` (n, O) whose nearest logged one is another task's."""
+    if states is None:
+        return []
+    logged = [observations(s, some(s.starts["train"].step, 3 * STATES, "logged")).double() for s in samplers]
+    every = torch.cat(logged)
+    mean, std = every.mean(0), every.std(0).clamp(min=1e-6)
+    away = torch.stack([nearest((states[:STATES] - mean) / std, (rows - mean) / std) for rows in logged])
+    return [f"{float((away.argmin(0) != task).double().mean()):.0%}"]
+
+
+def row(name: str, agent: str, wrong: list[str], away: list[str], strays: list[str]) -> None:
+    cells = [cell for part in (wrong, away) for cell in part + [""] * (len(FROM) - len(part))] + strays
     print(f"| {' | '.join([name, agent, *cells])} |", flush=True)
 
 
@@ -81,18 +93,21 @@ def main() -> None:
     if any((agent.config.stream, agent.config.stream_options) != (config.stream, config.stream_options) for agent in agents):
         raise SystemExit("these runs learned different streams; give runs of one")
     stream = load_stream(config.stream, **config.stream_options)
-    views = Views(stream).views
-    row("task", "agent", [f"error, steps {first} on" for first in FROM], [f"to a dream, steps {first} on" for first in FROM])
-    row("---", "---", ["--:"] * len(FROM), ["--:"] * len(FROM))
+    samplers = [view.sampler for view in Views(stream).views]
+    row("task", "agent", [f"error, steps {first} on" for first in FROM], [f"to a dream, steps {first} on" for first in FROM],
+        ["nearer to another task"])
+    row("---", "---", ["--:"] * len(FROM), ["--:"] * len(FROM), ["--:"])
     for task, name in enumerate(agents[0].tasks[:-1]):
-        sampler = views[task].sampler
+        sampler = samplers[task]
         logged = observations(sampler, some(sampler.starts["train"].step, DREAMS, "data"))
-        row(name, "data", [], distances(logged, sampler))
+        held_out = observations(sampler, some(sampler.starts["holdout"].step, STATES, "held out"))
+        row(name, "data", [], distances(logged, sampler), stray(held_out, task, samplers))
         for agent in agents:
             dreams = agent.method.dreamed(task, DREAMS, generator(0, "measure", task, "dreams"))
             replay = agent.config.method_config.get("replay")
             label = f"{agent.config.method} {replay}" if isinstance(replay, str) else agent.config.method
-            row(name, label, errors(agent, task, sampler), distances(None if dreams is None else dreams[0], sampler))
+            states = None if dreams is None else dreams[0]
+            row(name, label, errors(agent, task, sampler), distances(states, sampler), stray(states, task, samplers))
 
 
 if __name__ == "__main__":

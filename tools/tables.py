@@ -128,7 +128,6 @@ def dreamed(stream: str, seeds: tuple[int, ...] = (0,), stream_options: dict[str
 LIKE_RELEASED: dict[str, Any] = {"candidates": 32, "critic_inputs": "raw", "averaging": 0.0, "frequency_scale": 30.0}
 """The policy of cugro's reference mode, but for the solver, which is slow there."""
 
-
 OTHERWISE_RELEASED: dict[str, Any] = {name: value for name, value in RELEASED_CUGRO.items()
                                       if name not in ("sampler", "evaluations", "grid", "on_collapse")}
 """What `compat` sets of cugro itself, but for the solver."""

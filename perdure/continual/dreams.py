@@ -17,7 +17,6 @@ from perdure.core.spec import Box, Spec
 TOGETHER = 4
 """Earlier tasks with as many dreams each as are asked for; more tasks share as many as these have together."""
 
-
 MOST = 10_000_000
 """Pairs of one task at most that can be asked for; they lie in memory."""
 

@@ -107,11 +107,9 @@ class SfBCConfig:
 class SfBC(TaskPolicy):
     """Behaviour by diffusion, choice by a critic. Both act, so both are shared and protected."""
 
-    per_task = True
-
     Config = SfBCConfig
     context = 1
-    staged = draws = True
+    staged = draws = per_task = True
     config: SfBCConfig
     PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
