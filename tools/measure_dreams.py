@@ -71,7 +71,7 @@ def distances(made: Tensor | None, sampler: Sampler) -> list[str]:
 def stray(states: Tensor | None, task: int, samplers: list[Sampler]) -> list[str]:
     """Share of the first 1,000 of `states` (n, O) whose nearest logged one is another task's."""
     if states is None:
-        return []
+        return [""]
     logged = [observations(s, some(s.starts["train"].step, 3 * STATES, "logged")).double() for s in samplers]
     every = torch.cat(logged)
     mean, std = every.mean(0), every.std(0).clamp(min=1e-6)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.data.access import Views
+from perdure.streams import load_stream
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import measure_dreams
@@ -35,9 +37,16 @@ def test_dreams_of_more_updates_lie_nearer(tmp_path, monkeypatch, capsys):
     assert all(float(rows[2][part]) < float(rows[1][part]) for part in (5, 6))
 
 
+def test_what_is_taken_from_a_task_is_nearest_to_it():
+    samplers = [view.sampler for view in Views(load_stream("toy", say=lambda text: None)).views]
+    rows = measure_dreams.observations(samplers[1], samplers[1].starts["train"].step[:300])
+    as_own, as_others = (float(measure_dreams.stray(rows, task, samplers)[0].rstrip("%")) for task in (1, 0))
+    assert as_own < 30 and as_others > 80
+
+
 def test_agents_that_dream_of_nothing_have_errors_only(tmp_path, monkeypatch, capsys):
     row = measured(monkeypatch, capsys, learn(tmp_path / "run", "finetune", steps=20))[1]
-    assert all(float(cell) > 0 for cell in row[2:4]) and row[4:] == [""] * 4
+    assert all(float(cell) > 0 for cell in row[2:4]) and row[4:] == [""] * 5
 
 
 def test_runs_of_two_streams_are_refused(tmp_path, monkeypatch, capsys):
